@@ -1,0 +1,358 @@
+"""The one schema of a configuration file, and errors that say file, line and nearest key.
+
+YAML in, a frozen :class:`Config` out. ``${NAME}`` in a value is replaced from the environment,
+so that passwords stay out of files. Nothing here touches the network, a camera or a GPU.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.channel import Overflow
+from pipeline.redaction import redact
+
+__all__ = [
+    "CameraConfig",
+    "CaptureConfig",
+    "Config",
+    "ConfigError",
+    "ModelConfig",
+    "OutputConfig",
+    "Problem",
+    "RedisConfig",
+    "RulesConfig",
+    "StoreConfig",
+    "load_config",
+    "load_yaml_model",
+]
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+# A camera's name becomes a file name, a Redis key and a metric label.
+CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a file: what, where (line from 1, None for the whole file), what to do."""
+
+    path: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        place = self.path if self.line is None else f"{self.path}:{self.line}"
+        return f"{place}: {self.message}"
+
+
+class ConfigError(Exception):
+    """A file that cannot be used; ``problems`` lists everything found wrong in it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class Strict(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class CaptureConfig(Strict):
+    """How frames are grabbed; every value can be set per camera too."""
+
+    analysis_fps: PositiveFloat = 2.5
+    captions_per_second: PositiveFloat = 1.0
+    transport: Literal["tcp", "udp"] = "tcp"
+    open_timeout_s: PositiveFloat = 5.0
+    read_timeout_s: PositiveFloat = 5.0
+    stale_after_s: PositiveFloat = 5.0
+    max_frame_age_s: PositiveFloat = 2.0
+    queue_frames: PositiveInt = 2
+    overflow: Overflow | None = None
+    """``wait``, ``drop_oldest`` or ``drop_newest``; unset, files wait and live drops oldest."""
+    restart_budget: PositiveInt = 5
+    restart_window_s: PositiveFloat = 60.0
+    preview_pixels: Annotated[int, Field(ge=64, le=1920)] = 640
+    """Longest side, in pixels, of the picture kept for snapshots."""
+
+
+class CameraConfig(Strict):
+    """One camera: where it is, and what is special about it."""
+
+    source: str
+    groups: tuple[str, ...] = ()
+    capture: CaptureConfig | None = None
+    start_time: str | None = None
+    """When a recording began (RFC 3339); for files only."""
+
+    @field_validator("source")
+    @classmethod
+    def _source_not_empty(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("source is empty; give a file, an rtsp:// URL or a camera index")
+        return value
+
+
+class ModelConfig(Strict):
+    """Which captioner, on what, and how it decodes."""
+
+    name: str = "default"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    runtime: str = "auto"
+    beam_size: Annotated[int, Field(ge=1, le=20)] = 3
+    max_words: Annotated[int, Field(ge=3, le=60)] = 20
+    window_frames: Annotated[int, Field(ge=1, le=32)] = 5
+    max_batch_frames: Annotated[int, Field(ge=1, le=256)] = 16
+    max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 15.0
+    answer_timeout_s: PositiveFloat = 15.0
+    """How long the captioner child may be silent over a batch before it is restarted."""
+
+
+class RulesConfig(Strict):
+    """Where the rules lie."""
+
+    file: str | None = None
+    """A rules file; unset, the shipped ``configs/rules.yaml``."""
+
+
+class RedisConfig(Strict):
+    """Where alerts go. Without a URL the run starts a server of its own."""
+
+    url: str | None = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:{}-]{1,64}$")] = "watchword"
+    stream_max_length: PositiveInt = 100_000
+    snapshot_ttl_s: PositiveInt = 7 * 24 * 3600
+    timeout_s: PositiveFloat = 2.0
+
+
+class StoreConfig(Strict):
+    """The one SQLite file: outbox, rule state, caption archive."""
+
+    path: str = "output/watchword.sqlite3"
+    reserve_mib: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Space kept ahead for the outbox, so that a full disk loses no alert."""
+    caption_max_age_days: PositiveFloat = 30.0
+    caption_max_mib: PositiveFloat = 1024.0
+
+
+class OutputConfig(Strict):
+    """Files written beside the alerts."""
+
+    directory: str = "output"
+    formats: tuple[Literal["vtt", "srt", "jsonl", "coco", "video", "report"], ...] = (
+        "vtt",
+        "jsonl",
+    )
+
+
+class Config(Strict):
+    """A whole configuration file."""
+
+    cameras: dict[str, CameraConfig] = Field(default_factory=dict)
+    capture: CaptureConfig = CaptureConfig()
+    model: ModelConfig = ModelConfig()
+    rules: RulesConfig = RulesConfig()
+    redis: RedisConfig = RedisConfig()
+    store: StoreConfig = StoreConfig()
+    output: OutputConfig = OutputConfig()
+
+    @field_validator("cameras")
+    @classmethod
+    def _names_are_usable(cls, cameras: dict[str, CameraConfig]) -> dict[str, CameraConfig]:
+        for name in cameras:
+            if not CAMERA_NAME.fullmatch(name):
+                raise ValueError(
+                    f"camera name {name!r} is not usable: letters, digits, '_', '.' and '-' only, "
+                    "at most 64"
+                )
+        return cameras
+
+    def capture_of(self, camera: str) -> CaptureConfig:
+        """Capture settings of one camera: the file's, overlaid with what the camera sets."""
+        own = self.cameras[camera].capture
+        if own is None:
+            return self.capture
+        return self.capture.model_copy(update=own.model_dump(exclude_unset=True))
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_config(path: str | Path, environment: Mapping[str, str] | None = None) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: A YAML file.
+        environment: Where ``${NAME}`` is looked up; the process's own by default.
+
+    Raises:
+        ConfigError: With every problem found, each with its line.
+
+    """
+    return load_yaml_model(path, Config, environment)
+
+
+def load_yaml_model(
+    path: str | Path, schema: type[ModelT], environment: Mapping[str, str] | None = None
+) -> ModelT:
+    """Read a YAML file into a pydantic model; every problem carries file, line and what to do.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or does not fit the schema.
+
+    """
+    name = str(path)
+    root = _compose(name)
+    problems: list[Problem] = []
+    data = _construct(root, name, os.environ if environment is None else environment, problems)
+    if problems:
+        raise ConfigError(problems)
+    if not isinstance(data, dict):
+        raise ConfigError([Problem(name, 1, "must be a mapping of keys to values")])
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        found = [_explain(name, root, schema, detail) for detail in error.errors()]
+        raise ConfigError(found) from None
+
+
+def _compose(name: str) -> yaml.Node:
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError([Problem(name, None, "no such file")]) from None
+    except IsADirectoryError:
+        raise ConfigError([Problem(name, None, "is a directory, not a YAML file")]) from None
+    except OSError as error:
+        raise ConfigError([Problem(name, None, f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Problem(name, None, "is not UTF-8 text")]) from None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else None
+        raise ConfigError([Problem(name, line, f"not valid YAML: {error.problem}")]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([Problem(name, None, f"not valid YAML: {error}")]) from None
+    if root is None:
+        return yaml.MappingNode("tag:yaml.org,2002:map", [])
+    return root
+
+
+def _construct(
+    node: yaml.Node, name: str, environment: Mapping[str, str], problems: list[Problem]
+) -> Any:
+    """Build plain data from nodes: safe tags only, no duplicate keys, ``${NAME}`` filled in."""
+    line = node.start_mark.line + 1 if node.start_mark else 1
+    if isinstance(node, yaml.MappingNode):
+        result: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = _construct(key_node, name, environment, problems)
+            if not isinstance(key, (str, int, float, bool)):
+                problems.append(Problem(name, line, "a key must be a plain word"))
+                continue
+            if key in result:
+                at = key_node.start_mark.line + 1
+                problems.append(Problem(name, at, f"key {key!r} is there twice; keep one"))
+            result[key] = _construct(value_node, name, environment, problems)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, name, environment, problems) for item in node.value]
+    if not node.tag.startswith("tag:yaml.org,2002:") or "python" in node.tag:
+        problems.append(Problem(name, line, f"tag {node.tag!r} is not allowed; plain values only"))
+        return None
+    if node.tag == "tag:yaml.org,2002:str":
+        return _fill_in(str(node.value), name, line, environment, problems)
+    try:
+        return yaml.SafeLoader("").construct_object(node)  # numbers, booleans, null, dates
+    except (yaml.YAMLError, ValueError) as error:
+        problems.append(Problem(name, line, f"not a usable value: {error}"))
+        return None
+
+
+def _fill_in(
+    text: str, name: str, line: int, environment: Mapping[str, str], problems: list[Problem]
+) -> str:
+    def replace(match: re.Match[str]) -> str:
+        value = environment.get(match[1], match[2])
+        if value is None:
+            problems.append(
+                Problem(name, line, f"environment variable {match[1]} is not set; export it first")
+            )
+            return ""
+        return value
+
+    return _VARIABLE.sub(replace, text)
+
+
+def _explain(
+    name: str, root: yaml.Node, schema: type[BaseModel], detail: Mapping[str, Any]
+) -> Problem:
+    location: tuple[str | int, ...] = tuple(detail["loc"])
+    line = _line_of(root, location)
+    where = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(schema, location[:-1])
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+        return Problem(name, line, f"unknown key {where!r}{hint}")
+    if detail["type"] == "missing":
+        return Problem(name, line, f"{where!r} is missing")
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    given = detail.get("input")
+    shown = f" (given: {redact(repr(given))})" if isinstance(given, (str, int, float)) else ""
+    return Problem(name, line, f"{where}: {message}{shown}" if where else message + shown)
+
+
+def _line_of(root: yaml.Node, location: tuple[str | int, ...]) -> int | None:
+    """Line (from 1) of the deepest node on the way to ``location``."""
+    node = root
+    line = node.start_mark.line + 1 if node.start_mark else None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((p for p in node.value if str(p[0].value) == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                break
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """Names of the fields of the model that stands at ``location`` below ``schema``."""
+    current: Any = schema
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = None if field is None else _model_in(field.annotation)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return sorted(current.model_fields)
+    return []
+
+
+def _model_in(annotation: Any) -> Any:
+    """The pydantic model inside ``dict[str, Model]``, ``Model | None`` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
