@@ -1,0 +1,264 @@
+"""The rule stage: captions in, alert revisions out. Pure text, no thread and no clock of its own.
+
+Durations are measured on each camera's own steady clock (``stamp.time_s``): media time for files,
+monotonic time for live cameras. The wall clock decides schedules and names alerts, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipeline.messages import Alert, Caption, Evidence, FrameStamp
+from pipeline.rules.evidence import beam_mass, evidence_of
+from pipeline.rules.lifecycle import Lifecycle, Match
+from pipeline.rules.places import in_schedule, in_zones, watches_camera
+from pipeline.rules.ruleset import Rule, RuleSet
+from pipeline.rules.track import CameraTrack, Track
+
+__all__ = ["RuleEngine", "RuleState", "utc_now"]
+
+RuleState = dict[str, Any]
+"""Snapshot of an engine: JSON-able, camera name to what is remembered of it."""
+
+_CODEC = TypeAdapter(CameraTrack)
+
+
+def utc_now() -> datetime:
+    """Return the wall clock as aware UTC."""
+    return datetime.now(timezone.utc)
+
+
+class RuleEngine:
+    """Runs a rule set over the captions of any number of cameras.
+
+    Args:
+        rules: What to look for.
+        clock: Wall clock for ``detected_at``; injected in tests.
+        state: A snapshot to go on from.
+        groups: Camera groups of the configuration: group name to camera names or globs.
+
+    """
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        state: RuleState | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._groups = dict(groups or {})
+        self._cameras: dict[str, CameraTrack] = {}
+        self._watching: dict[str, tuple[Rule, ...]] = {}
+        self._suppressed: Counter[tuple[str, str]] = Counter()
+        self._boot = _boot_id()
+        if state is not None:
+            self.restore(state)
+
+    def process(self, caption: Caption) -> list[Alert]:
+        """Take in one caption and return the alert revisions it causes, in the rules' order."""
+        camera = self._camera(caption.stamp)
+        alerts: list[Alert] = []
+        for rule in self._rules_of(caption.stamp.camera):
+            lifecycle, track = self._lifecycle(camera, rule)
+            alerts += lifecycle.advance(caption, self._match(rule, track, caption))
+        return alerts
+
+    def tick(self, monotonic_s: float) -> list[Alert]:
+        """End alerts of live cameras that have given no caption for too long.
+
+        Args:
+            monotonic_s: Now, on the clock of ``FrameStamp.captured_monotonic_ns`` (in seconds).
+                Cameras with media time are left alone: their time stands still between captions.
+
+        """
+        alerts: list[Alert] = []
+        for camera in self._cameras.values():
+            if camera.last is None or camera.last.position_s is not None:
+                continue
+            if camera.boot != self._boot:
+                continue  # times of another boot mean nothing until a caption comes
+            for lifecycle in self._lifecycles(camera):
+                alerts += lifecycle.expire(camera.last, monotonic_s)
+        return alerts
+
+    def flush(self, camera: str | None = None) -> list[Alert]:
+        """End every open alert (of one camera): its source has come to its end."""
+        names = list(self._cameras) if camera is None else [camera]
+        alerts: list[Alert] = []
+        for name in names:
+            known = self._cameras.get(name)
+            if known is not None and known.last is not None:
+                for lifecycle in self._lifecycles(known):
+                    alerts += lifecycle.end(known.last)
+        return alerts
+
+    def snooze(self, camera: str, rule: str, duration_s: float) -> None:
+        """Start no alert of a rule on a camera for so long from its last caption on."""
+        known = self._cameras.setdefault(camera, CameraTrack(boot=self._boot))
+        track = known.tracks.setdefault(rule, Track())
+        now_s = known.last.time_s if known.last is not None else 0.0
+        track.snoozed_until_s = now_s + duration_s
+
+    def suppressed(self) -> dict[tuple[str, str], int]:
+        """How many matching captions did not start an alert, by (rule, reason)."""
+        return dict(self._suppressed)
+
+    def snapshot(self, camera: str | None = None) -> RuleState:
+        """Give all that must survive a restart (of one camera), as JSON-able data."""
+        names = list(self._cameras) if camera is None else [camera]
+        return {
+            name: _CODEC.dump_python(self._cameras[name], mode="json")
+            for name in names
+            if name in self._cameras
+        }
+
+    def restore(self, state: RuleState) -> None:
+        """Go on from a snapshot; cameras that it does not name keep their state.
+
+        Raises:
+            ValueError: The snapshot is not one of :meth:`snapshot`'s.
+
+        """
+        for name, data in state.items():
+            self._cameras[name] = _CODEC.validate_python(data)
+
+    def _match(self, rule: Rule, track: Track, caption: Caption) -> Match | None:
+        if rule.spec.sequence:
+            return self._in_schedule(rule, caption, _advance_sequence(rule, track, caption))
+        found = rule.matcher.match(caption.text)
+        if found.blocked is not None:
+            self._count(rule.spec.name, found.blocked)
+        beams = self._beams(rule, caption, bool(found.hits))
+        keywords = evidence_of(caption, found.hits, beams)
+        if found.hits:
+            keywords = [*self._inside(rule, caption.stamp.camera, keywords)]
+            if not keywords:
+                self._count(rule.spec.name, "zone")
+        keywords = keywords or _unspoken(rule, caption, beams)
+        if not keywords:
+            return None
+        return self._in_schedule(rule, caption, self._sure(rule, track, caption, keywords))
+
+    def _beams(self, rule: Rule, caption: Caption, matched: bool) -> float | None:
+        if not matched and rule.spec.evidence.or_beams is None:
+            return None
+        return beam_mass(caption, lambda text: bool(rule.matcher.match(text).hits))
+
+    def _inside(self, rule: Rule, camera: str, keywords: list[Evidence]) -> list[Evidence]:
+        known = {**self._rules.groups, **self._groups}
+        zones = [zone for zone in rule.zones if watches_camera(zone.cameras, camera, known)]
+        return [evidence for evidence in keywords if in_zones(evidence.region, zones)]
+
+    def _sure(
+        self, rule: Rule, track: Track, caption: Caption, keywords: list[Evidence]
+    ) -> Match | None:
+        """Hold the evidence against the rule's thresholds; None when it is too weak."""
+        spec = rule.spec
+        evidence: dict[str, float] = {}
+        for concept, least in spec.evidence.concepts.items():
+            if concept in caption.concepts:
+                evidence[f"concept:{concept}"] = caption.concepts[concept]
+                if caption.concepts[concept] < least:
+                    return self._refuse(spec.name, "concept")
+        beams = keywords[0].beams
+        if beams is not None:
+            evidence["beams"] = beams
+            if beams < spec.evidence.beams:
+                return self._refuse(spec.name, "beams")
+        probability = max(item.probability for item in keywords)
+        if track.alert is not None:
+            keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
+            if probability < keep:
+                return self._refuse(spec.name, "min_probability")
+        return Match(tuple(keywords), probability, evidence=evidence)
+
+    def _in_schedule(self, rule: Rule, caption: Caption, match: Match | None) -> Match | None:
+        if match is None or in_schedule(rule.spec.schedule, caption.stamp.captured_at):
+            return match
+        return self._refuse(rule.spec.name, "schedule")
+
+    def _refuse(self, rule: str, reason: str) -> None:
+        self._count(rule, reason)
+
+    def _count(self, rule: str, reason: str) -> None:
+        self._suppressed[rule, reason] += 1
+
+    def _camera(self, stamp: FrameStamp) -> CameraTrack:
+        """Find what is remembered of a camera, its times moved if its clock began anew."""
+        camera = self._cameras.setdefault(stamp.camera, CameraTrack(boot=self._boot))
+        last = camera.last
+        if last is not None:
+            other_boot = stamp.position_s is None and camera.boot != self._boot
+            if other_boot or stamp.time_s < last.time_s:
+                # Only the wall clock knows how long it was; a backward step counts as no time.
+                elapsed_s = max(0.0, (stamp.captured_at - last.captured_at).total_seconds())
+                for track in camera.tracks.values():
+                    track.shift(stamp.time_s - last.time_s - elapsed_s)
+        camera.last, camera.boot = stamp, self._boot
+        return camera
+
+    def _rules_of(self, camera: str) -> tuple[Rule, ...]:
+        if camera not in self._watching:
+            self._watching[camera] = self._rules.of_camera(camera, self._groups)
+        return self._watching[camera]
+
+    def _lifecycle(self, camera: CameraTrack, rule: Rule) -> tuple[Lifecycle, Track]:
+        track = camera.tracks.setdefault(rule.spec.name, Track())
+        version = self._rules.version
+        return Lifecycle(rule.spec, track, version, self._clock, self._count), track
+
+    def _lifecycles(self, camera: CameraTrack) -> list[Lifecycle]:
+        if camera.last is None:
+            return []
+        rules = self._rules_of(camera.last.camera)
+        return [
+            self._lifecycle(camera, rule)[0] for rule in rules if rule.spec.name in camera.tracks
+        ]
+
+
+def _unspoken(rule: Rule, caption: Caption, beams: float | None) -> list[Evidence]:
+    """Evidence for a rule whose words are not in the best caption: other beams, concepts."""
+    spec = rule.spec.evidence
+    found = [
+        Evidence(f"concept:{concept}", "", (0, 0), caption.concepts[concept], beams)
+        for concept, least in spec.or_concepts.items()
+        if caption.concepts.get(concept, -1.0) >= least
+    ]
+    if spec.or_beams is not None and beams is not None and beams >= spec.or_beams:
+        found.append(Evidence("beams", "", (0, 0), beams, beams))
+    return found
+
+
+def _advance_sequence(rule: Rule, track: Track, caption: Caption) -> Match | None:
+    """Take the sequence one step on if the caption shows it; a match when it was the last."""
+    now_s, steps = caption.stamp.time_s, rule.spec.sequence
+    if track.step and now_s - track.step_s > steps[track.step].within_s:
+        track.step = 0
+    if not rule.step_found(track.step, caption.text):
+        return None
+    if track.step == 0:
+        track.step_started_at = caption.stamp.captured_at
+    track.step, track.step_s = track.step + 1, now_s
+    if track.step < len(steps):
+        return None
+    track.step = 0
+    steps_seen = " > ".join(step.keywords[0] for step in steps)
+    evidence = Evidence(steps_seen, caption.text, (0, len(caption.text)), 1.0)
+    return Match((evidence,), 1.0, first_seen=track.step_started_at)
+
+
+def _boot_id() -> str:
+    """Name this boot of the machine: monotonic times of another boot cannot be compared."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,132 @@
+"""Which keywords of a rule a text holds, after exclusions and negation. Pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import re2
+
+from pipeline.rules.lexicon import Lexicon
+from pipeline.rules.negation import negation_of
+from pipeline.rules.patterns import Pattern, TokenSpan, compile_pattern
+from pipeline.rules.schema import RuleSpec
+from pipeline.rules.tokens import Token, tokenise
+
+__all__ = ["Hit", "PatternIndex", "TextMatch", "TextMatcher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A keyword found: ``span`` are (start, end) character offsets, end exclusive."""
+
+    keyword: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TextMatch:
+    """What a rule finds in a text; without hits, ``blocked`` says why if something was there."""
+
+    hits: tuple[Hit, ...] = ()
+    blocked: str | None = None
+
+
+class PatternIndex:
+    """Patterns found by the word they begin with, so that most cost nothing."""
+
+    def __init__(self, keywords: Iterable[str], lexicon: Lexicon) -> None:
+        self._by_start: dict[str, list[Pattern]] = {}
+        self._anywhere: list[Pattern] = []
+        for keyword in keywords:
+            self._add(compile_pattern(keyword, lexicon))
+
+    def _add(self, pattern: Pattern) -> None:
+        starts = pattern.starts()
+        if starts is None:
+            self._anywhere.append(pattern)
+            return
+        for start in starts:
+            self._by_start.setdefault(start, []).append(pattern)
+
+    def find(self, tokens: Sequence[Token]) -> Iterator[tuple[Pattern, TokenSpan]]:
+        """Every pattern at every place where it matches, from left to right."""
+        for begin, token in enumerate(tokens):
+            found = [p for lemma in token.lemmas for p in self._by_start.get(lemma, ())]
+            for pattern in dict.fromkeys(found + self._anywhere):
+                span = pattern.match_at(tokens, begin)
+                if span is not None:
+                    yield pattern, span
+
+
+class TextMatcher:
+    """The words of one rule, ready to look for in any text."""
+
+    def __init__(self, rule: RuleSpec, lexicon: Lexicon) -> None:
+        self._any = PatternIndex(rule.keywords, lexicon)
+        self._all = tuple(PatternIndex(group, lexicon) for group in rule.all)
+        self._none = PatternIndex(rule.none, lexicon)
+        self._exclude = PatternIndex(rule.exclude, lexicon)
+        self._regexes = tuple((text, _compiled(text)) for text in rule.regex)
+        self._needs_any = bool(rule.keywords or rule.regex)
+        self._negation = rule.negation
+        self.match = lru_cache(maxsize=1024)(self._match)
+
+    def _match(self, text: str) -> TextMatch:
+        """Find the rule's keywords in a text (cached: cameras repeat themselves)."""
+        tokens = tokenise(text)
+        excluded = [span for _, span in self._exclude.find(tokens)]
+        blocked: list[str] = []
+        hits: list[Hit] = []
+        if self._needs_any:
+            hits = [*self._found(self._any, tokens, excluded, blocked), *self._regex_hits(text)]
+        for group in self._all:
+            found = list(self._found(group, tokens, excluded, blocked))
+            hits = [*hits, *found] if found and (hits or not self._needs_any) else []
+            if not hits:
+                break
+        if not hits:
+            return TextMatch(blocked=blocked[0] if blocked else None)
+        if any(True for _ in self._none.find(tokens)):
+            return TextMatch(blocked="vetoed")
+        return TextMatch(tuple(_widest(hits)))
+
+    def _found(
+        self,
+        index: PatternIndex,
+        tokens: Sequence[Token],
+        excluded: list[TokenSpan],
+        blocked: list[str],
+    ) -> Iterator[Hit]:
+        for pattern, (begin, end) in index.find(tokens):
+            if any(begin < right and left < end for left, right in excluded):
+                blocked.append("excluded")
+            elif self._negation and negation_of(tokens, begin):
+                blocked.append("negated")
+            else:
+                yield Hit(pattern.text, (tokens[begin].start, tokens[end - 1].end))
+
+    def _regex_hits(self, text: str) -> Iterator[Hit]:
+        for source, regex in self._regexes:
+            found = regex.search(text)
+            if found:
+                yield Hit(source, (found.start(), found.end()))
+
+
+@lru_cache(maxsize=1024)
+def _compiled(text: str) -> Any:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.log_errors = False
+    return re2.compile(text, options)
+
+
+def _widest(hits: list[Hit]) -> Iterator[Hit]:
+    """One hit a place: of hits on the same words the first; in the order of the text."""
+    seen: set[tuple[int, int]] = set()
+    for hit in sorted(hits, key=lambda hit: hit.span):
+        if hit.span not in seen:
+            seen.add(hit.span)
+            yield hit

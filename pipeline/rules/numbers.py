@@ -1,0 +1,76 @@
+"""Numbers as captions write them: digits, words, and vague quantities with a lower bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.rules.tokens import Token
+
+__all__ = ["number_at"]
+
+_WORDS = {
+    word: number
+    for number, word in enumerate(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
+    )
+} | {"thirty": 30, "forty": 40, "fifty": 50, "hundred": 100, "dozen": 12}
+
+# The least that people mean by these words.
+_VAGUE: dict[tuple[str, ...], int] = {
+    ("a", "couple", "of"): 2,
+    ("both",): 2,
+    ("a", "few"): 3,
+    ("several",): 3,
+    ("multiple",): 3,
+    ("a", "group", "of"): 3,
+    ("group", "of"): 3,
+    ("many",): 5,
+    ("lots", "of"): 5,
+    ("a", "lot", "of"): 5,
+    ("a", "large", "group", "of"): 8,
+    ("a", "large", "number", "of"): 8,
+    ("a", "crowd", "of"): 10,
+    ("crowd", "of"): 10,
+    ("crowds", "of"): 10,
+    ("a", "dozen"): 12,
+    ("dozens", "of"): 24,
+    ("hundreds", "of"): 200,
+}
+_LONGEST = max(map(len, _VAGUE))
+
+
+def number_at(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
+    """Number that begins at token ``at``, and the token after it; None where there is none."""
+    forms = tuple(token.form for token in tokens[at : at + _LONGEST])
+    if not forms:
+        return None
+    for length in range(len(forms), 0, -1):
+        if forms[:length] in _VAGUE:
+            return _VAGUE[forms[:length]], at + length
+    if forms[0].isdigit():
+        return int(forms[0]), at + 1
+    if forms[0] in _WORDS:
+        return _WORDS[forms[0]], at + 1
+    return None

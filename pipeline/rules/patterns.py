@@ -1,0 +1,235 @@
+"""Keywords as small patterns over lemmas.
+
+A keyword is a word or a phrase; every word is compared by lemma and stands for all that the
+lexicon puts under it. Beyond plain words:
+
+====================  ==========================================================================
+``=lying``            this form only, no lemma and no lexicon
+``hit|strike|ram``    any of these
+``...``               up to five other words in between, within the sentence (``...8``: eight)
+``*``                 exactly one word, whatever it is
+``3+ person``         a number of at least three before the noun ("four young men", "several")
+``knife NEAR person`` both in one sentence, at most eight words apart, in either order
+                      (``NEAR/3``: three)
+====================  ==========================================================================
+
+Matching is bounded: at most three gaps a pattern, so the work per caption grows linearly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.rules.lexicon import Lexicon
+from pipeline.rules.numbers import number_at
+from pipeline.rules.tokens import Token, lemma_of
+
+__all__ = ["Pattern", "PatternError", "TokenSpan", "check_pattern", "compile_pattern"]
+
+_GAP = re.compile(r"\.\.\.(\d*)")
+_COUNT = re.compile(r"(\d+)\+")
+_NEAR = re.compile(r"\s+NEAR(?:/(\d+))?\s+")
+_WORD = re.compile(r"=?[^\W_]+(?:['’-][^\W_]+)*")
+_MAX_GAPS = 3
+_MAX_GAP = 20
+_DEFAULT_GAP = 5
+_DEFAULT_NEAR = 8
+_ADJECTIVES = 3  # words allowed between a number and its noun: "three young tall men"
+
+TokenSpan = tuple[int, int]
+"""First token and the one after the last."""
+
+
+class PatternError(ValueError):
+    """A keyword that cannot be understood; the message says why and what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One word to find, by lemma, or by exact form."""
+
+    value: str
+    exact: bool
+
+    def fits(self, token: Token) -> bool:
+        return token.form == self.value if self.exact else self.value in token.lemmas
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A place in the pattern that any of several words or phrases can fill."""
+
+    alternatives: tuple[tuple[_Form, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    at_least: int
+
+
+_Part = _Words | _Gap | _Count
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A compiled keyword; ``text`` is how the rules file wrote it."""
+
+    text: str
+    parts: tuple[_Part, ...]
+    near: tuple[_Part, ...] = ()
+    distance: int = 0
+
+    def starts(self) -> frozenset[str] | None:
+        """Lemmas or forms a match can begin with, or None when any word may begin it."""
+        if self.near or not isinstance(self.parts[0], _Words):
+            return None
+        return frozenset(phrase[0].value for phrase in self.parts[0].alternatives)
+
+    def find(self, tokens: Sequence[Token]) -> Iterator[TokenSpan]:
+        """Every match, from left to right, the shortest at each starting word."""
+        for begin in range(len(tokens)):
+            span = self.match_at(tokens, begin)
+            if span is not None:
+                yield span
+
+    def match_at(self, tokens: Sequence[Token], begin: int) -> TokenSpan | None:
+        """Return the shortest match that begins with token ``begin``, or None."""
+        end = _first_end(self.parts, tokens, begin)
+        if end is None:
+            return None
+        return self._with_near(tokens, (begin, end)) if self.near else (begin, end)
+
+    def _with_near(self, tokens: Sequence[Token], left: TokenSpan) -> TokenSpan | None:
+        first = max(0, left[0] - self.distance - 4)
+        for begin in range(first, min(len(tokens), left[1] + self.distance + 1)):
+            end = _first_end(self.near, tokens, begin)
+            if end is None or not _one_sentence(tokens, min(left[0], begin), max(left[1], end)):
+                continue
+            if 0 <= max(begin - left[1], left[0] - end) <= self.distance:
+                return min(left[0], begin), max(left[1], end)
+        return None
+
+
+def check_pattern(text: str) -> str:
+    """Return the keyword if it can be understood.
+
+    Raises:
+        PatternError: It is empty or breaks the rules above.
+
+    """
+    compile_pattern(text, Lexicon())
+    return text
+
+
+def compile_pattern(text: str, lexicon: Lexicon) -> Pattern:
+    """Make a pattern of a keyword; the lexicon widens its words.
+
+    Raises:
+        PatternError: The keyword is empty or breaks the rules above.
+
+    """
+    sides = _NEAR.split(text.strip())
+    if len(sides) > 3:
+        raise PatternError(f"keyword {text!r} has more than one NEAR; one is allowed")
+    if len(sides) == 1:
+        return Pattern(text, _parts(sides[0], text, lexicon))
+    distance = _bounded(sides[1], _DEFAULT_NEAR, text)
+    return Pattern(text, _parts(sides[0], text, lexicon), _parts(sides[2], text, lexicon), distance)
+
+
+def _parts(side: str, text: str, lexicon: Lexicon) -> tuple[_Part, ...]:
+    words = side.split()
+    if not words:
+        raise PatternError("an empty keyword matches nothing; write a word or remove it")
+    whole = lexicon.expand(side)
+    if len(words) > 1 and len(whole) > 1:  # the phrase itself is a term of the lexicon
+        return (_Words(_phrases(whole, text)),)
+    parts: list[_Part] = []
+    for word in words:
+        parts.extend(_part(word, text, lexicon))
+    if sum(isinstance(part, _Gap) for part in parts) > _MAX_GAPS:
+        raise PatternError(f"keyword {text!r} has more than {_MAX_GAPS} gaps; use fewer")
+    if isinstance(parts[0], _Gap) or isinstance(parts[-1], _Gap | _Count):
+        raise PatternError(f"keyword {text!r} must begin and end with a word")
+    return tuple(parts)
+
+
+def _part(word: str, text: str, lexicon: Lexicon) -> list[_Part]:
+    if word == "*":
+        return [_Gap(1, 1)]
+    gap = _GAP.fullmatch(word)
+    if gap:
+        return [_Gap(0, _bounded(gap[1], _DEFAULT_GAP, text))]
+    count = _COUNT.fullmatch(word)
+    if count:
+        return [_Count(int(count[1])), _Gap(0, _ADJECTIVES)]
+    terms = [term for option in word.split("|") for term in lexicon.expand(option)]
+    return [_Words(_phrases(tuple(terms), text))]
+
+
+def _phrases(terms: tuple[str, ...], text: str) -> tuple[tuple[_Form, ...], ...]:
+    return tuple(dict.fromkeys(tuple(_forms(term, text)) for term in terms))
+
+
+def _forms(term: str, text: str) -> Iterator[_Form]:
+    if not term.strip():
+        raise PatternError(f"keyword {text!r} has an empty alternative; remove the stray '|'")
+    for word in term.split():
+        if not _WORD.fullmatch(word):
+            raise PatternError(
+                f"keyword {text!r}: {word!r} is not a word; for other signs use 'regex'"
+            )
+        exact = word.startswith("=")
+        for piece in word.removeprefix("=").lower().replace("’", "'").split("-"):
+            yield _Form(piece if exact else lemma_of(piece), exact)
+
+
+def _bounded(digits: str | None, default: int, text: str) -> int:
+    size = int(digits) if digits else default
+    if size > _MAX_GAP:
+        raise PatternError(f"keyword {text!r}: {size} words apart is too far; at most {_MAX_GAP}")
+    return size
+
+
+def _first_end(parts: tuple[_Part, ...], tokens: Sequence[Token], begin: int) -> int | None:
+    for end in _ends(parts, tokens, begin):
+        if end > begin and _one_sentence(tokens, begin, end):
+            return end
+    return None
+
+
+def _one_sentence(tokens: Sequence[Token], begin: int, end: int) -> bool:
+    return tokens[begin].sentence == tokens[end - 1].sentence
+
+
+def _ends(parts: tuple[_Part, ...], tokens: Sequence[Token], at: int) -> Iterator[int]:
+    """Token after each way in which ``parts`` match from token ``at`` on."""
+    if not parts:
+        yield at
+        return
+    for after in _after(parts[0], tokens, at):
+        yield from _ends(parts[1:], tokens, after)
+
+
+def _after(part: _Part, tokens: Sequence[Token], at: int) -> Iterator[int]:
+    if isinstance(part, _Gap):
+        yield from range(at + part.least, min(at + part.most, len(tokens)) + 1)
+    elif isinstance(part, _Count):
+        found = number_at(tokens, at)
+        if found is not None and found[0] >= part.at_least:
+            yield found[1]
+    else:
+        for phrase in part.alternatives:
+            end = at + len(phrase)
+            if end <= len(tokens) and all(
+                form.fits(token) for form, token in zip(phrase, tokens[at:end], strict=True)
+            ):
+                yield end

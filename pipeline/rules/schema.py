@@ -1,0 +1,232 @@
+"""Schema of a rules file. Every mistake is found when the file is loaded, with its line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import time
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import re2
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from pipeline.config import Strict
+from pipeline.rules.lexicon import LexiconFile
+from pipeline.rules.patterns import check_pattern
+
+__all__ = [
+    "Confirm",
+    "EvidenceSpec",
+    "Examples",
+    "RateLimit",
+    "RuleSpec",
+    "RulesFile",
+    "Schedule",
+    "Severity",
+    "Step",
+    "Zone",
+]
+
+Severity = Literal["info", "warning", "critical"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+Keyword = Annotated[str, AfterValidator(check_pattern)]
+Keywords = tuple[Keyword, ...]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Point = tuple[Probability, Probability]
+_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def _checked_regex(text: str) -> str:
+    """Compile with RE2, whose time is linear in the caption whatever the expression."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(text, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else "not understood"
+        reason = reason.decode() if isinstance(reason, bytes) else str(reason)
+        raise ValueError(
+            f"regular expression refused: {reason}; RE2 syntax only, without look-around "
+            "and back-references"
+        ) from None
+    if compiled.search(""):
+        raise ValueError("regular expression matches the empty text, so it would always fire")
+    return text
+
+
+Regex = Annotated[str, AfterValidator(_checked_regex)]
+
+
+class Confirm(Strict):
+    """Start only when ``matches`` of the last ``of`` captions within ``within_s`` match.
+
+    One caption at or above ``sure_probability`` is enough by itself.
+    """
+
+    matches: Annotated[int, Field(ge=1, le=1000)] = 2
+    of: Annotated[int, Field(ge=1, le=1000)] = 4
+    within_s: PositiveSeconds = 10.0
+    sure_probability: Annotated[float, Field(ge=0)] = 2.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Confirm:
+        if self.matches > self.of:
+            raise ValueError(f"{self.matches} matches of {self.of} captions can never be")
+        return self
+
+
+class RateLimit(Strict):
+    """At most ``alerts`` alerts of this rule on a camera within ``within_s``."""
+
+    alerts: Annotated[int, Field(ge=1)]
+    within_s: PositiveSeconds
+
+
+class Schedule(Strict):
+    """When a rule is active: weekdays and a time of day in a time zone.
+
+    ``end`` before ``start`` reaches over midnight and belongs to the day on which it began.
+    """
+
+    days: tuple[Day, ...] = _DAYS
+    start: time = time(0)
+    end: time = time(0)
+    time_zone: str = "UTC"
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"unknown time zone {name!r}; names look like Europe/Paris") from None
+        return name
+
+
+class Zone(Strict):
+    """A polygon in the picture of some cameras; corners are fractions of width and height."""
+
+    cameras: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    polygon: Annotated[tuple[Point, ...], Field(min_length=3)]
+
+    @field_validator("polygon")
+    @classmethod
+    def _has_area(cls, corners: tuple[Point, ...]) -> tuple[Point, ...]:
+        following = corners[1:] + corners[:1]
+        pairs = zip(corners, following, strict=True)
+        if abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in pairs)) < 2e-4:
+            raise ValueError("polygon has no area; give at least three corners not on one line")
+        return corners
+
+
+class EvidenceSpec(Strict):
+    """How sure the model must be, beyond the words of its best caption.
+
+    A threshold counts only where the captioner gives that evidence: without it, words alone
+    decide. ``or_concepts`` and ``or_beams`` let a caption count that does not say the word.
+    """
+
+    concepts: dict[str, Probability] = Field(default_factory=dict)
+    beams: Probability = 0.0
+    or_concepts: dict[str, Probability] = Field(default_factory=dict)
+    or_beams: Probability | None = None
+
+
+class Step(Strict):
+    """One step of a sequence: these keywords within so long of the step before."""
+
+    keywords: Annotated[Keywords, Field(min_length=1)]
+    within_s: PositiveSeconds = 60.0
+
+
+class Examples(Strict):
+    """Captions on which the rule must and must not fire."""
+
+    fires: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+
+
+class RuleSpec(Strict):
+    """One rule as written."""
+
+    name: Name
+    description: str = ""
+    severity: Severity = "warning"
+    tags: tuple[Name, ...] = ()
+    keywords: Keywords = ()
+    """Any of these makes a caption count."""
+    regex: tuple[Regex, ...] = ()
+    """Or any of these (RE2, case does not matter)."""
+    all: tuple[Keywords, ...] = ()
+    """And of each of these lists at least one."""
+    none: Keywords = ()
+    """A caption with any of these never counts."""
+    exclude: Keywords = ()
+    """Phrases that mean something else: a keyword inside one does not count."""
+    sequence: tuple[Step, ...] = ()
+    """Instead of keywords: steps that must be seen one after the other."""
+    negation: bool = True
+    """Whether "no fire" and its like take a keyword back."""
+    cameras: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Globs over camera names, or ``group:NAME``."""
+    zones: tuple[Name, ...] = ()
+    schedule: tuple[Schedule, ...] = ()
+    min_probability: Probability = 0.0
+    """Least probability of the matched words for an alert to start."""
+    keep_probability: Probability | None = None
+    """Least probability for an open alert to go on; unset, the same."""
+    evidence: EvidenceSpec = EvidenceSpec()
+    confirm: Confirm | None = None
+    min_duration_s: Seconds = 0.0
+    """Start only when matches have gone on for so long (gaps below ``end_after_s``)."""
+    end_after_s: PositiveSeconds = 10.0
+    """An alert ends when nothing has matched for so long."""
+    update_every_s: PositiveSeconds = 10.0
+    """An open alert that goes on is published again no more often than this."""
+    cooldown_s: Seconds = 60.0
+    """After the last match of a published alert, the next one waits so long."""
+    rate_limit: RateLimit | None = None
+    examples: Examples = Examples()
+
+    @model_validator(mode="after")
+    def _has_something_to_look_for(self) -> RuleSpec:
+        words = bool(self.keywords or self.regex or self.all or self.evidence.or_concepts)
+        if words == bool(self.sequence):
+            raise ValueError(
+                f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts) "
+                "or a sequence, and not both"
+            )
+        if any(not group for group in self.all):
+            raise ValueError(f"rule {self.name!r}: an empty list under 'all' can never match")
+        return self
+
+
+class RulesFile(Strict):
+    """A whole rules file."""
+
+    rules: Annotated[tuple[RuleSpec, ...], Field(min_length=1)]
+    lexicon: LexiconFile = LexiconFile()
+    """Words added to the shipped lexicon."""
+    lexicon_files: tuple[str, ...] = ()
+    """More lexicon files, relative to this file."""
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Camera groups: name to globs; those of the configuration file count too."""
+    zones: dict[Name, Zone] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> RulesFile:
+        counts = Counter(rule.name for rule in self.rules)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(f"rules of the same name: {', '.join(twice)}; names must be unique")
+        for rule in self.rules:
+            unknown = sorted(set(rule.zones) - set(self.zones))
+            if unknown:
+                known = ", ".join(sorted(self.zones)) or "none"
+                raise ValueError(
+                    f"rule {rule.name!r}: unknown zone {unknown[0]!r}; zones of this file: {known}"
+                )
+        return self
