@@ -1,0 +1,133 @@
+"""Files a run leaves behind, and what it shows on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.messages import Alert, CameraEvent, Caption
+from pipeline.outputs.camera import CameraOutput, CameraSource, Encoders, Output, camera_files
+from pipeline.outputs.files import OutputError, atomic_text
+from pipeline.outputs.journal import ResumeMark
+from pipeline.outputs.lines import to_json_line
+from pipeline.outputs.summary import CameraSummary, RunSummary
+
+__all__ = [
+    "CameraOutput",
+    "CameraSource",
+    "CameraSummary",
+    "Encoders",
+    "Output",
+    "OutputError",
+    "OutputSet",
+    "ResumeMark",
+    "RunSummary",
+    "camera_files",
+    "open_outputs",
+    "write_summary",
+]
+
+
+def open_outputs(
+    directory: str | Path,
+    camera: CameraSource,
+    formats: Sequence[str],
+    encoders: Encoders | None = None,
+    resume: bool = False,
+) -> list[Output]:
+    """Open one camera's outputs.
+
+    Raises:
+        OutputError: The directory cannot be written.
+
+    """
+    encoders = encoders or Encoders()
+    return [CameraOutput(Path(directory), camera, tuple(formats), encoders, resume)]
+
+
+class OutputSet:
+    """The outputs of all cameras of a run; what comes is handed to its camera's.
+
+    Raises:
+        OutputError: The directory cannot be written, or two cameras would write the same file.
+
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        cameras: Sequence[CameraSource],
+        formats: Sequence[str],
+        encoders: Encoders | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.directory = Path(directory)
+        self.formats = tuple(formats)
+        self._refuse_collisions(cameras)
+        self._outputs: dict[str, CameraOutput] = {}
+        for camera in cameras:
+            self._outputs[camera.name] = CameraOutput(
+                self.directory, camera, self.formats, encoders or Encoders(), resume
+            )
+
+    def resume_mark(self, camera: str) -> ResumeMark | None:
+        """How far a run before got with this camera; None when it begins anew."""
+        return self._outputs[camera].mark
+
+    def caption(self, caption: Caption) -> None:
+        """Hand a caption to its camera's files."""
+        self._outputs[caption.stamp.camera].caption(caption)
+
+    def alert(self, alert: Alert) -> None:
+        """Hand an alert's revision to its camera's files."""
+        self._outputs[alert.stamp.camera].alert(alert)
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Hand a camera's coming or going to its files."""
+        self._outputs[event.camera].camera_event(event)
+
+    def close(self, complete: bool | Mapping[str, bool] = True) -> list[Path]:
+        """Write all files, then drop the journals of the cameras that are complete.
+
+        Args:
+            complete: For all cameras, or by camera: False keeps the journal for ``--resume``.
+
+        Raises:
+            OutputError: A file cannot be written; every journal stays.
+
+        """
+        written: list[Path] = []
+        for output in self._outputs.values():
+            written.extend(output.write())
+        for name, output in self._outputs.items():
+            whole = complete if isinstance(complete, bool) else complete.get(name, False)
+            if whole:
+                output.discard()
+            else:
+                output.release()
+        return written
+
+    def _refuse_collisions(self, cameras: Sequence[CameraSource]) -> None:
+        owners: dict[str, str] = {}
+        for camera in cameras:
+            paths = camera_files(self.directory, camera.name, self.formats)
+            for path in [*paths, self.directory / f"{camera.name}.part"]:
+                other = owners.setdefault(str(path).casefold(), camera.name)
+                if other != camera.name:
+                    raise OutputError(
+                        f"cameras {other} and {camera.name} would both write {path}; "
+                        "give one of them another NAME="
+                    )
+
+
+def write_summary(directory: str | Path, summary: RunSummary) -> Path:
+    """Write ``summary.json``.
+
+    Raises:
+        OutputError: It cannot be written.
+
+    """
+    path = Path(directory) / "summary.json"
+    with atomic_text(path) as file:
+        file.write(to_json_line(summary.to_json()))
+    return path

@@ -1,0 +1,219 @@
+"""The output files of one camera: journalled while it runs, written whole at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.messages import Alert, CameraEvent, Caption, FrameStamp
+from pipeline.outputs.cues import Cue, alert_cues, caption_cues
+from pipeline.outputs.files import OutputError, atomic_text, make_directory
+from pipeline.outputs.journal import Journal, ResumeMark, read_journal
+from pipeline.outputs.lines import (
+    alert_line,
+    camera_event_line,
+    caption_line,
+    to_json_line,
+)
+from pipeline.outputs.subtitles import to_srt, to_webvtt
+
+__all__ = ["CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
+
+
+class Output(Protocol):
+    """Something that takes what a run says about a camera. Called from one thread at a time."""
+
+    def caption(self, caption: Caption) -> None:
+        """Take a caption, in the order of its camera's frames."""
+
+    def alert(self, alert: Alert) -> None:
+        """Take one revision of an alert."""
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Take a camera's coming or going."""
+
+    def close(self, complete: bool) -> list[Path]:
+        """Write what is still to be written; the files made. Not ``complete``: can be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSource:
+    """One camera for the outputs.
+
+    ``file`` is the recording it reads, None for live sources. ``fingerprint`` names source,
+    model and settings: a run is resumed only where it is the same. ``started_monotonic_ns`` is
+    the run's start, from which a live camera's subtitles count; unset, its first caption's.
+    """
+
+    name: str
+    file: Path | None = None
+    fingerprint: str = ""
+    started_monotonic_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """How events become JSON: the alerts' codec, handed in so that this room knows none of it."""
+
+    alert: Callable[[Alert], Mapping[str, Any]] = alert_line
+    camera_event: Callable[[CameraEvent], Mapping[str, Any]] = camera_event_line
+
+
+_SUFFIXES = {
+    "vtt": (".vtt",),
+    "srt": (".srt",),
+    "jsonl": (".jsonl", ".events.jsonl"),
+    "coco": (".coco.json",),
+    "video": (".mp4",),
+}
+
+
+def camera_files(directory: Path, camera: str, formats: Sequence[str]) -> list[Path]:
+    """The files that a camera gets in these formats (``report`` is the run's, not a camera's)."""
+    return [directory / (camera + end) for form in formats for end in _SUFFIXES.get(form, ())]
+
+
+@dataclass
+class CameraOutput:
+    """All output files of one camera.
+
+    Raises:
+        OutputError: The directory cannot be written, or a file would overwrite the recording.
+
+    """
+
+    directory: Path
+    source: CameraSource
+    formats: Sequence[str]
+    encoders: Encoders = field(default_factory=Encoders)
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        make_directory(self.directory)
+        self._refuse_overwriting()
+        self._started_ns = self.source.started_monotonic_ns
+        path = self.directory / f"{self.source.name}.part"
+        self._journal = Journal(path, self.source.name, self.source.fingerprint, self.resume)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal lies until :meth:`discard`."""
+        return self._journal.path
+
+    @property
+    def mark(self) -> ResumeMark | None:
+        """How far the run before got, or this one by now; None at the beginning."""
+        return self._journal.mark
+
+    def caption(self, caption: Caption) -> None:
+        """Journal a caption; one that a run before had already is passed over."""
+        self._journal.caption(self._at_s(caption.stamp), caption_line(caption))
+
+    def alert(self, alert: Alert) -> None:
+        """Journal one revision of an alert; a repeated one is passed over."""
+        record = {
+            "kind": "alert",
+            "at_s": round(self._at_s(alert.stamp), 6),
+            "alert": alert_line(alert),
+            "line": self.encoders.alert(alert),
+        }
+        self._journal.event(f"{alert.id}:{alert.state.value}:{alert.revision}", record)
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Journal a camera's coming or going."""
+        key = f"{event.camera}:{event.state.value}:{event.since.isoformat()}"
+        self._journal.event(key, {"kind": "camera", "line": self.encoders.camera_event(event)})
+
+    def close(self, complete: bool) -> list[Path]:
+        """Write the files; the journal goes when ``complete``, else stays for ``--resume``."""
+        written = self.write()
+        if complete:
+            self.discard()
+        else:
+            self.release()
+        return written
+
+    def write(self) -> list[Path]:
+        """Make every file from the journal, each whole or not at all.
+
+        Raises:
+            OutputError: One cannot be written; the journal stays.
+
+        """
+        written: list[Path] = []
+        for form in self.formats:
+            paths = camera_files(self.directory, self.source.name, [form])
+            written.extend(path for path in paths if self._write(form, path))
+        return written
+
+    def discard(self) -> None:
+        """Remove the journal."""
+        self._journal.discard()
+
+    def release(self) -> None:
+        """Close the journal and leave it for ``--resume``."""
+        self._journal.close()
+
+    def cues(self) -> list[Cue]:
+        """Captions merged, and alerts, as cues."""
+        return caption_cues(self._captions()) + alert_cues(self._records("alert"))
+
+    def _captions(self) -> Iterator[tuple[float, str]]:
+        return ((record["at_s"], record["line"]["text"]) for record in self._records("caption"))
+
+    def _records(self, kind: str) -> Iterator[dict[str, Any]]:
+        return read_journal(self._journal.path, kind)
+
+    def _write(self, form: str, path: Path) -> bool:
+        if form == "vtt":
+            _write_text(path, [to_webvtt(self.cues())])
+        elif form == "srt":
+            _write_text(path, [to_srt(self.cues())])
+        elif path.name.endswith(".events.jsonl"):
+            records = read_journal(self._journal.path)
+            lines = (each["line"] for each in records if each["kind"] in {"alert", "camera"})
+            _write_text(path, map(to_json_line, lines))
+        elif form == "jsonl":
+            _write_text(path, (to_json_line(each["line"]) for each in self._records("caption")))
+        elif form == "coco":
+            _write_text(path, _coco(self._records("caption")))
+        else:
+            return False
+        return True
+
+    def _at_s(self, stamp: FrameStamp) -> float:
+        """Media time of a recording; for a live camera the time since the run's start."""
+        if stamp.position_s is not None:
+            return stamp.position_s
+        if self._started_ns is None:
+            self._started_ns = stamp.captured_monotonic_ns
+        return max(0.0, (stamp.captured_monotonic_ns - self._started_ns) / 1e9)
+
+    def _refuse_overwriting(self) -> None:
+        recording = self.source.file
+        if recording is None or not recording.exists():
+            return
+        for path in camera_files(self.directory, self.source.name, self.formats):
+            if path.exists() and path.samefile(recording):
+                raise OutputError(
+                    f"{path} is the recording itself and would be overwritten; "
+                    "choose another --output directory"
+                )
+
+
+def _write_text(path: Path, parts: Iterable[str]) -> None:
+    with atomic_text(path) as file:
+        file.writelines(parts)
+
+
+def _coco(captions: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """COCO caption results: a list of ``image_id`` (camera:sequence) and ``caption``."""
+    separator = "[\n"
+    for record in captions:
+        line = record["line"]
+        image_id = f"{line['camera']}:{line['sequence']}"
+        yield separator + to_json_line({"image_id": image_id, "caption": line["text"]}).rstrip()
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"

@@ -1,0 +1,78 @@
+"""Files that are there whole or not at all, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+__all__ = ["OutputError", "atomic_text", "explained", "make_directory", "temporary_beside"]
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space or choose another --output",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another --output",
+    errno.EACCES: "permission denied; choose an --output you may write to",
+    errno.EPERM: "permission denied; choose an --output you may write to",
+    errno.EROFS: "the file system is read-only; choose another --output",
+    errno.ENAMETOOLONG: "the name is too long; give the camera a shorter NAME=",
+    errno.EISDIR: "there is a directory of that name; move it or choose another --output",
+    errno.ENOTDIR: "part of the path is a file; choose another --output",
+    errno.EEXIST: "there is a file of that name; choose another --output",
+}
+
+
+class OutputError(Exception):
+    """An output that cannot be written: one sentence with the path, the reason and the remedy."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` about ``path`` into an :class:`OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"cannot write {path}: {advice}") from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make the directory and those above it.
+
+    Raises:
+        OutputError: It cannot be made, or nothing can be written there.
+
+    """
+    with explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+
+
+def temporary_beside(path: Path) -> Path:
+    """The name under which ``path`` is made: same directory, same suffix, hidden."""
+    return path.with_name(f".{path.stem}.writing{path.suffix}")
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """Write UTF-8 text that appears as ``path`` only when all of it is on the disk.
+
+    Raises:
+        OutputError: It cannot be written; ``path`` is then as it was before.
+
+    """
+    temporary = temporary_beside(path)
+    with explained(path):
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise

@@ -1,0 +1,118 @@
+"""Captions and camera events as plain JSON objects, and JSON objects as lines.
+
+One form for the JSONL files, the Pub/Sub channel and ``run --json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from pipeline.messages import Alert, CameraEvent, Caption
+
+__all__ = ["alert_line", "camera_event_line", "caption_line", "to_json_line", "utc_text"]
+
+_DIGITS = 6
+
+
+def caption_line(caption: Caption) -> dict[str, Any]:
+    """The caption as a JSON object; keys always in the same order, probabilities in 0..1."""
+    stamp = caption.stamp
+    return {
+        "type": "caption",
+        "camera": stamp.camera,
+        "sequence": stamp.sequence,
+        "time": utc_text(stamp.captured_at),
+        "media_time_s": None if stamp.position_s is None else round(stamp.position_s, _DIGITS),
+        "text": caption.text,
+        "probability": _probability(caption.log_probability),
+        "words": [
+            {"text": word.text, "probability": round(word.probability, _DIGITS)}
+            for word in caption.words
+        ],
+        "alternatives": [
+            {"text": other.text, "probability": _probability(other.log_probability)}
+            for other in caption.alternatives
+        ],
+        "model": caption.model,
+    }
+
+
+def alert_line(alert: Alert) -> dict[str, Any]:
+    """A short JSON object of an alert: what the report and the subtitles need.
+
+    It is not the published event: that is a CloudEvent and comes from the alerts' own codec.
+    """
+    return {
+        "alert_id": alert.id,
+        "revision": alert.revision,
+        "state": alert.state.value,
+        "camera": alert.stamp.camera,
+        "rule": alert.rule,
+        "severity": alert.severity,
+        "caption": alert.caption,
+        "probability": round(alert.probability, _DIGITS),
+        "keywords": [
+            {"term": found.keyword, "matched": found.matched, "span": list(found.span)}
+            for found in alert.keywords
+        ],
+        "region": _region(alert),
+        "time": utc_text(alert.stamp.captured_at),
+        "first_seen": utc_text(alert.first_seen),
+        "last_seen": utc_text(alert.last_seen),
+        "count": alert.count,
+    }
+
+
+def camera_event_line(event: CameraEvent) -> dict[str, Any]:
+    """A camera's coming or going as a JSON object, for lack of an event encoder."""
+    last = event.last_frame_at
+    return {
+        "type": f"watchword.camera.{event.state.value}",
+        "camera": event.camera,
+        "reason": event.reason,
+        "since": utc_text(event.since),
+        "last_frame_time": None if last is None else utc_text(last),
+        "reconnects": event.reconnects,
+    }
+
+
+def to_json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON, newline included; lone surrogates are escaped, so any text can be kept."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(record, allow_nan=False, separators=(", ", ": "))
+    # U+2028 and the like are legal in JSON, but many readers take them for the end of a line.
+    for mark in ("\u2028", "\u2029", "\x85"):
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text + "\n"
+
+
+def utc_text(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds.
+
+    Raises:
+        ValueError: The datetime is naive.
+
+    """
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone cannot be written")
+    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _probability(log_probability: float) -> float:
+    if math.isnan(log_probability):
+        return 0.0
+    return round(min(1.0, math.exp(min(0.0, log_probability))), _DIGITS)
+
+
+def _region(alert: Alert) -> dict[str, float] | None:
+    if alert.region is None:
+        return None
+    box = alert.region
+    return {"x": box.x, "y": box.y, "width": box.width, "height": box.height}
