@@ -71,7 +71,7 @@ _SUFFIXES = {
 
 
 def camera_files(directory: Path, camera: str, formats: Sequence[str]) -> list[Path]:
-    """The files that a camera gets in these formats (``report`` is the run's, not a camera's)."""
+    """List the files that a camera gets in these formats (a ``report`` is the run's)."""
     return [directory / (camera + end) for form in formats for end in _SUFFIXES.get(form, ())]
 
 

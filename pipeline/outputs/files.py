@@ -52,7 +52,7 @@ def make_directory(directory: Path) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """The name under which ``path`` is made: same directory, same suffix, hidden."""
+    """Name the file under which ``path`` is made: same directory, same suffix, hidden."""
     return path.with_name(f".{path.stem}.writing{path.suffix}")
 
 

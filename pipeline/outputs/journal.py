@@ -121,7 +121,7 @@ class Journal:
 
 
 def read_journal(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Records in the order they were added, of one kind or all; a torn last line is left out.
+    """Yield records in order, of one kind or all; a torn last line is left out.
 
     Raises:
         OutputError: The journal cannot be read.

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from pipeline.messages import Alert, CameraEvent, Caption
 
-__all__ = ["alert_line", "camera_event_line", "caption_line", "to_json_line", "utc_text"]
+__all__ = [
+    "alert_line",
+    "camera_event_line",
+    "caption_line",
+    "printable",
+    "to_json_line",
+    "utc_text",
+]
 
 _DIGITS = 6
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def caption_line(caption: Caption) -> dict[str, Any]:
-    """The caption as a JSON object; keys always in the same order, probabilities in 0..1."""
+    """Turn a caption into a JSON object: keys always in the same order, probabilities 0..1."""
     stamp = caption.stamp
     return {
         "type": "caption",
@@ -42,7 +51,7 @@ def caption_line(caption: Caption) -> dict[str, Any]:
 
 
 def alert_line(alert: Alert) -> dict[str, Any]:
-    """A short JSON object of an alert: what the report and the subtitles need.
+    """Make a short JSON object of an alert: what the report and the subtitles need.
 
     It is not the published event: that is a CloudEvent and comes from the alerts' own codec.
     """
@@ -68,7 +77,7 @@ def alert_line(alert: Alert) -> dict[str, Any]:
 
 
 def camera_event_line(event: CameraEvent) -> dict[str, Any]:
-    """A camera's coming or going as a JSON object, for lack of an event encoder."""
+    """Make a JSON object of a camera's coming or going, for lack of an event encoder."""
     last = event.last_frame_at
     return {
         "type": f"watchword.camera.{event.state.value}",
@@ -93,8 +102,14 @@ def to_json_line(record: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
+def printable(text: str) -> str:
+    """Put the text on one line, with no control character a terminal or player could obey."""
+    kept = (" " if unicodedata.category(char) in _UNPRINTABLE else char for char in text)
+    return " ".join("".join(kept).split())
+
+
 def utc_text(moment: datetime) -> str:
-    """RFC 3339 in UTC with microseconds.
+    """Write a time as RFC 3339 in UTC with microseconds.
 
     Raises:
         ValueError: The datetime is naive.

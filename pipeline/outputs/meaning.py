@@ -13,9 +13,9 @@ _WORD = re.compile(r"\w+(?:['’]\w+)?")
 _THRESHOLD = 0.6
 # Words that carry no content of their own; a caption rarely differs in meaning by them.
 _FUNCTION_WORDS = frozenset(
-    "a an the this that these those some several of in on at by to from with and or as into onto "
-    "over under near while there it its his her their them he she they is are be was were being "
-    "been do does have has had who which what one".split()
+    """a an the this that these those some several of in on at by to from with and or as into onto
+    over under near while there it its his her their them he she they is are be was were being
+    been do does have has had who which what one""".split()  # noqa: SIM905 - sixty words in three lines, not in sixty
 )
 # Different words for the same thing in captions; both sides are lemmas.
 _SAME = {
@@ -28,7 +28,7 @@ _TURNING = frozenset({"no", "not", "nobody", "without", "empty", "none", "nothin
 
 
 def says_the_same(first: str, second: str) -> bool:
-    """True when both captions share most of their content words.
+    """Tell whether both captions share most of their content words.
 
     The measure is the Jaccard index of the two sets of lemmas, at least 0.6. A caption without
     content words says the same only as one with the same letters.

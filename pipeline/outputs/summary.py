@@ -46,7 +46,7 @@ class CameraSummary:
         return self.windows - self.captioned - lost
 
     def to_json(self) -> dict[str, Any]:
-        """The books as a JSON object."""
+        """Make a JSON object of the books."""
         return {
             "camera": self.camera,
             "frames": {
@@ -104,7 +104,7 @@ class RunSummary:
         return self.total.captioned / self.wall_s if self.wall_s > 0 else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The last line of ``run --json``, and ``summary.json``."""
+        """Make the last line of ``run --json``, and ``summary.json``."""
         return {
             "type": "summary",
             "cameras": [camera.to_json() for camera in self.cameras],

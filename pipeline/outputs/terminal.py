@@ -1,0 +1,203 @@
+"""What a person sees while a run goes: a live table, progress bars, alerts, a summary.
+
+On a terminal it is redrawn in place; into a pipe or file it is plain lines without control
+codes. Methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.messages import Alert, AlertState, CameraEvent, CameraState, Caption
+from pipeline.outputs.lines import printable
+from pipeline.outputs.summary import RunSummary
+from pipeline.outputs.terminal_parts import (
+    CameraInfo,
+    Row,
+    alert_panel,
+    alert_text,
+    books_table,
+    captions_table,
+    clock_text,
+    closing_lines,
+    progress_bars,
+    shown_time,
+)
+
+__all__ = ["CameraInfo", "TerminalView"]
+
+_LINE_INTERVAL_S = 1.0
+_PROGRESS_INTERVAL_S = 10.0
+
+
+class TerminalView:
+    """The human view of a run on any rich ``Console``; use it as a context manager.
+
+    With ``quiet`` only alerts are printed, a line each. ``clock`` is monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        cameras: Sequence[CameraInfo],
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._clock = clock
+        self._started_s = clock()
+        # Guards the rows only. It is never held while printing: the refreshing thread holds
+        # rich's own lock when it asks for the table, and the two would wait for each other.
+        self._lock = threading.Lock()
+        self._rows = {info.name: Row(info, progress_at_s=self._started_s) for info in cameras}
+        self._bars = progress_bars(console)
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal and not quiet:
+            self._live = self._make_live()
+
+    def __enter__(self) -> TerminalView:
+        if self._live is not None:
+            self._live.start()
+        else:
+            for row in self._rows.values():
+                self._line(Text(f"watching {row.info.name}: {printable(row.info.display_source)}"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the last table standing and draw no more."""
+        if self._live is not None:
+            self._live.stop()
+
+    def caption(self, caption: Caption) -> None:
+        """Show a camera's newest caption."""
+        probability = math.exp(min(0.0, caption.log_probability))
+        with self._lock:
+            row = self._row(caption.stamp.camera)
+            row.at, row.text = shown_time(caption.stamp), printable(caption.text)
+            row.probability = probability
+            if row.state == "waiting":
+                row.state = "watching"
+            due = self._clock() - row.line_at_s >= _LINE_INTERVAL_S
+            if due:
+                row.line_at_s = self._clock()
+        if self._live is None and due:
+            name = caption.stamp.camera
+            self._line(Text(f"{row.at}  {name}  {row.text}  ({probability:.3f})"))
+
+    def alert(self, alert: Alert) -> None:
+        """Print a new alert above the table, and a line when it is over."""
+        with self._lock:
+            row = self._row(alert.stamp.camera)
+            if alert.state is AlertState.ENDED:
+                row.open_alerts.discard(alert.id)
+            else:
+                row.open_alerts.add(alert.id)
+        if alert.state is AlertState.UPDATED:
+            return
+        if alert.state is AlertState.STARTED and self._live is not None:
+            self._console.print(alert_panel(alert))
+        else:
+            self._console.print(alert_text(alert), soft_wrap=self._live is None)
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Show that a camera came or went."""
+        back = event.state in {CameraState.ONLINE, CameraState.SIGHTED}
+        with self._lock:
+            self._row(event.camera).state = "watching" if back else event.state.value
+        text = f"{event.camera} {event.state.value}: {printable(event.reason)}"
+        self._line(Text(text, style="green" if back else "yellow"))
+
+    def progress(self, camera: str, position_s: float) -> None:
+        """Move a recording's bar to ``position_s`` seconds of media time."""
+        with self._lock:
+            row = self._row(camera)
+            duration = row.info.duration_s
+            if duration is None or duration <= 0:
+                return
+            position = min(position_s, duration)
+            if row.task is None:
+                row.task = self._bars.add_task(camera, total=duration)
+            self._bars.update(row.task, completed=position)
+            ended = position >= duration
+            if ended and row.state in {"waiting", "watching"}:
+                row.state = "ended"
+            due = self._clock() - row.progress_at_s >= _PROGRESS_INTERVAL_S
+            if due:
+                row.progress_at_s = self._clock()
+        if self._live is None and due and not ended:
+            rate = position / max(self._clock() - self._started_s, 1e-9)
+            left = clock_text((duration - position) / rate) if rate > 0 else "?"
+            share = f"{position / duration:.0%} of {clock_text(duration)}"
+            self._line(Text(f"{camera}: {share}, {rate:.1f}x, {left} left"))
+
+    def ended(self, camera: str) -> None:
+        """Mark a camera as read to its end, whatever length its file promised."""
+        with self._lock:
+            row = self._row(camera)
+            row.state = "ended"
+            if row.task is not None:
+                self._bars.update(row.task, completed=row.info.duration_s)
+
+    def message(self, text: str, style: str = "") -> None:
+        """Print a line above the table; control characters are taken out."""
+        self._line(Text(printable(text), style=style))
+
+    def summary(self, summary: RunSummary) -> None:
+        """Stop the live table and print the accounting and where the files are."""
+        self.stop()
+        if self._quiet:
+            return
+        self._console.print()
+        self._console.print(books_table(summary))
+        for line in closing_lines(summary):
+            self._line(line)
+
+    def _line(self, text: Text) -> None:
+        if not self._quiet:
+            self._console.print(text, soft_wrap=self._live is None)
+
+    def _row(self, camera: str) -> Row:
+        row = self._rows.get(camera)
+        if row is None:
+            row = self._rows[camera] = Row(CameraInfo(camera, ""))
+        return row
+
+    def _make_live(self) -> Live:
+        return Live(
+            console=self._console,
+            get_renderable=self._drawn,
+            refresh_per_second=4,
+            redirect_stdout=False,
+            redirect_stderr=sys.stderr.isatty(),  # logs sent to a file stay in that file
+        )
+
+    def _drawn(self) -> RenderableType:
+        with self._lock:
+            rows = list(self._rows.values())
+            room = max(1, (self._console.height - 6) // 3)
+            table = captions_table(rows[:room])
+            bars = any(row.task is not None for row in rows)
+        parts: list[RenderableType] = [table]
+        if len(rows) > room:
+            parts.append(Text(f"and {len(rows) - room} more cameras", style="dim"))
+        if bars:
+            parts.append(self._bars)
+        return Group(*parts)
