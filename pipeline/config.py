@@ -341,7 +341,8 @@ def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> lis
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
-            current = None if field is None else _model_in(field.annotation)
+            if field is not None:  # else an index or a mapping's key: the model is that below it
+                current = _model_in(field.annotation)
     if isinstance(current, type) and issubclass(current, BaseModel):
         return sorted(current.model_fields)
     return []

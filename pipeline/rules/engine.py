@@ -168,26 +168,27 @@ class RuleEngine:
             if concept in caption.concepts:
                 evidence[f"concept:{concept}"] = caption.concepts[concept]
                 if caption.concepts[concept] < least:
-                    return self._refuse(spec.name, "concept")
+                    self._count(spec.name, "concept")
+                    return None
         beams = keywords[0].beams
         if beams is not None:
             evidence["beams"] = beams
             if beams < spec.evidence.beams:
-                return self._refuse(spec.name, "beams")
+                self._count(spec.name, "beams")
+                return None
         probability = max(item.probability for item in keywords)
         if track.alert is not None:
             keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
             if probability < keep:
-                return self._refuse(spec.name, "min_probability")
+                self._count(spec.name, "min_probability")
+                return None
         return Match(tuple(keywords), probability, evidence=evidence)
 
     def _in_schedule(self, rule: Rule, caption: Caption, match: Match | None) -> Match | None:
         if match is None or in_schedule(rule.spec.schedule, caption.stamp.captured_at):
             return match
-        return self._refuse(rule.spec.name, "schedule")
-
-    def _refuse(self, rule: str, reason: str) -> None:
-        self._count(rule, reason)
+        self._count(rule.spec.name, "schedule")
+        return None
 
     def _count(self, rule: str, reason: str) -> None:
         self._suppressed[rule, reason] += 1

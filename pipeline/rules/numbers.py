@@ -8,34 +8,17 @@ from pipeline.rules.tokens import Token
 
 __all__ = ["number_at"]
 
-_WORDS = {
-    word: number
-    for number, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "hundred": 100, "dozen": 12}
+_UP_TO_TWENTY = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_WORDS = {word: number for number, word in enumerate(_UP_TO_TWENTY.split(" "))} | {
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "hundred": 100,
+    "dozen": 12,
+}
 
 # The least that people mean by these words.
 _VAGUE: dict[tuple[str, ...], int] = {
@@ -62,7 +45,7 @@ _LONGEST = max(map(len, _VAGUE))
 
 
 def number_at(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
-    """Number that begins at token ``at``, and the token after it; None where there is none."""
+    """Read a number at token ``at``: (number, token after it), or None where there is none."""
     forms = tuple(token.form for token in tokens[at : at + _LONGEST])
     if not forms:
         return None

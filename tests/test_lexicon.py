@@ -1,0 +1,98 @@
+"""Words, lemmas, patterns, negation: what a keyword finds in a text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.rules.lexicon import Lexicon, LexiconFile, shipped_lexicon
+from pipeline.rules.matcher import TextMatcher
+from pipeline.rules.patterns import PatternError, compile_pattern
+from pipeline.rules.schema import RuleSpec
+from pipeline.rules.tokens import lemma_of, tokenise
+
+LEXICON = Lexicon.of([shipped_lexicon()])
+
+
+def finds(keyword: str, text: str, **fields: object) -> bool:
+    rule = RuleSpec.model_validate({"name": "x", "keywords": [keyword], **fields})
+    return bool(TextMatcher(rule, LEXICON).match(text).hits)
+
+
+@pytest.mark.parametrize(
+    ("form", "lemma"),
+    [
+        ("fighting", "fight"), ("fought", "fight"), ("fights", "fight"), ("lying", "lie"),
+        ("knives", "knife"), ("people", "person"), ("burning", "burn"), ("beating", "beat"),
+        ("smoking", "smoke"), ("hitting", "hit"), ("thieves", "thief"), ("stole", "steal"),
+    ],
+)  # fmt: skip
+def test_lemmas(form: str, lemma: str) -> None:
+    assert lemma_of(form) == lemma
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text", "expected"),
+    [
+        ("vehicle", "a red pickup truck", True),
+        ("car", "a red truck", False),
+        ("knife", "a man with a machete", True),
+        ("=lying", "a man lies", False),
+        ("=lying", "a man lying there", True),
+        ("hit|strike", "the car struck him", True),
+        ("car ... hit", "the car suddenly hit", True),
+        ("car ...2 hit", "the car in the lane hit", False),
+        ("car ... hit", "the car stopped. He hit", False),
+        ("knife NEAR person", "next to the man is a knife", True),
+        ("knife NEAR/1 person", "the knife on the big table by a man", False),
+        ("3+ person", "four young men stand", True),
+        ("3+ person", "several people", True),
+        ("3+ person", "two people", False),
+        ("man * dog", "a man walks dog", True),
+        ("fire", "No fire can be seen", False),
+        ("weapon", "a man without a weapon", False),
+        ("fight", "they pretend to fight", False),
+        ("gun", "a fake gun", False),
+        ("fire", "no people, a fire", True),
+        ("fight", "they don't fight", False),
+    ],
+)
+def test_patterns(keyword: str, text: str, expected: bool) -> None:
+    assert finds(keyword, text) is expected
+
+
+def test_exclusion_takes_back_only_the_words_it_covers() -> None:
+    assert not finds("fire", "a fire truck", exclude=["fire truck"])
+    assert finds("fire", "a fire truck near a fire", exclude=["fire truck"])
+    assert not finds("fire", "a fire by the stove", none=["stove"])
+
+
+def test_all_asks_for_every_group_and_regex_is_case_blind() -> None:
+    assert finds("knife", "a man with a knife", all=[["person"]])
+    assert not finds("knife", "a knife", all=[["person"]])
+    assert finds("zzz", "Plate AB-123", regex=[r"[a-z]{2}-\d{3}"])
+
+
+def test_hostile_expression_is_quick_by_construction() -> None:
+    assert not finds("zzz", "a" * 5000 + "!", regex=["(a+)+$"])
+
+
+def test_lexicons_add_up_and_cycles_end() -> None:
+    extra = LexiconFile(synonyms=(("a", "b"), ("b", "c")), covers={"vehicle": ("forklift",)})
+    lexicon = Lexicon.of([shipped_lexicon(), extra])
+    assert set(lexicon.expand("a")) == {"a", "b", "c"}
+    assert "forklift" in lexicon.expand("vehicle")
+
+
+@pytest.mark.parametrize("text", ["", "a|", "x NEAR y NEAR z", "a ...99 b", "... a", "3+", "(a)"])
+def test_bad_keywords_are_refused(text: str) -> None:
+    with pytest.raises(PatternError):
+        compile_pattern(text, LEXICON)
+
+
+@given(st.text(max_size=60))
+def test_tokens_lie_where_they_say(text: str) -> None:
+    for token in tokenise(text):
+        form = text[token.start : token.end].lower().replace("’", "'").removesuffix("'s")
+        assert form == token.form

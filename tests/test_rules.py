@@ -1,0 +1,373 @@
+"""Rules from file to alerts: loading, lifecycle, restarts, evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import ConfigError
+from pipeline.messages import Alert, AlertState, Alternative, Caption, FrameStamp, Region, Word
+from pipeline.rules import (
+    RuleEngine,
+    RuleSet,
+    alert_id,
+    check_examples,
+    compare,
+    load_rules,
+    parse_captions,
+    region_of,
+    replay,
+)
+from pipeline.rules.ruleset import make_rules
+from pipeline.rules.schema import RulesFile
+
+START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)  # a Monday
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def rules_of(**fields: object) -> RuleSet:
+    zones = fields.pop("zone_table", {})
+    rule = {"name": "fight", "keywords": ["fight"], **fields}
+    return make_rules(RulesFile.model_validate({"rules": [rule], "zones": zones}))
+
+
+def caption(text: str, time_s: float, *, live: bool = False, camera: str = "lobby") -> Caption:
+    moment = START + timedelta(seconds=time_s)
+    position = None if live else time_s
+    stamp = FrameStamp(camera, int(time_s), moment, int(time_s * 1e9), position)
+    return Caption(stamp, text, 0.0)
+
+
+def states(alerts: list[Alert]) -> list[AlertState]:
+    return [alert.state for alert in alerts]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# Loading
+
+
+@pytest.mark.parametrize("name", ["rules.yaml", "demo_rules.yaml"])
+def test_shipped_rules_pass_their_own_examples(name: str) -> None:
+    rules = load_rules(CONFIGS / name)
+    assert all(rule.spec.examples.fires and rule.spec.examples.silent for rule in rules.rules)
+    assert check_examples(rules) == []
+
+
+def test_a_wrong_example_is_reported() -> None:
+    rules = rules_of(examples={"fires": ["a calm street"], "silent": ["a fight"]})
+    assert len(check_examples(rules)) == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "line", "part"),
+    [
+        ("keyword: [fight]", 3, "did you mean 'keywords'"),
+        ("keywords: ['']", 3, "empty keyword"),
+        ("keywords: ['(fight']", 3, "not a word"),
+        ("keywords: ['... fight']", 3, "begin and end"),
+        ("regex: ['(?=fight)']", 3, "regular expression refused"),
+        ("regex: ['(a)\\1']", 3, "regular expression refused"),
+        ("regex: ['a*']", 3, "empty text"),
+        ("keywords: [fight]\n    severity: high", 4, "severity"),
+        ("keywords: [fight]\n    schedule: [{time_zone: Mars/Base}]", 4, "unknown time zone"),
+        ("keywords: [fight]\n    zones: [gate]", None, "unknown zone 'gate'"),
+        ("keywords: [fight]\n    confirm: {matches: 5, of: 3}", 4, "can never be"),
+        ("severity: info", 2, "needs either keywords"),
+    ],
+)
+def test_a_bad_rule_is_refused_with_its_line(
+    tmp_path: Path, rule: str, line: int | None, part: str
+) -> None:
+    path = write(tmp_path / "rules.yaml", f"rules:\n  - name: x\n    {rule}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_rules(path)
+    problem = caught.value.problems[0]
+    assert part in problem.message
+    assert line is None or problem.line == line
+
+
+@pytest.mark.parametrize(
+    "polygon", ["[[0, 0], [1, 1]]", "[[0,0],[0.5,0.5],[1,1]]", "[[0,0],[2,0],[0,1]]"]
+)
+def test_a_bad_zone_is_refused(tmp_path: Path, polygon: str) -> None:
+    text = f"zones:\n  gate: {{polygon: {polygon}}}\nrules:\n  - {{name: x, keywords: [y]}}\n"
+    with pytest.raises(ConfigError):
+        load_rules(write(tmp_path / "rules.yaml", text))
+
+
+def test_the_version_names_the_content_and_not_its_form(tmp_path: Path) -> None:
+    one = load_rules(write(tmp_path / "a.yaml", "rules:\n  - {name: x, keywords: [y]}\n"))
+    same = load_rules(write(tmp_path / "b.yaml", "# c\nrules:\n  - name: x\n    keywords: [y]\n"))
+    other = load_rules(write(tmp_path / "c.yaml", "rules:\n  - {name: x, keywords: [z]}\n"))
+    assert one.version == same.version != other.version
+
+
+# Lifecycle
+
+
+def test_an_alert_starts_goes_on_and_ends() -> None:
+    texts = [caption("two men fight", t) for t in range(0, 25)] + [caption("a street", 50)]
+    alerts = list(replay(texts, rules_of()))
+    started, *_, ended = alerts
+    assert states(alerts) == [
+        AlertState.STARTED,
+        AlertState.UPDATED,
+        AlertState.UPDATED,
+        AlertState.ENDED,
+    ]
+    assert [alert.revision for alert in alerts] == [1, 2, 3, 4]
+    assert {alert.id for alert in alerts} == {alert_id("lobby", "fight", START)}
+    assert started.keywords[0].matched == "fight"
+    assert started.keywords[0].span == (8, 13)
+    assert ended.last_seen == START + timedelta(seconds=24)
+    assert ended.count == 25
+
+
+def test_a_live_camera_that_falls_silent_has_its_alert_ended_by_tick() -> None:
+    engine = RuleEngine(rules_of())
+    engine.process(caption("a fight", 100, live=True))
+    assert engine.tick(105.0) == []
+    assert states(engine.tick(111.0)) == [AlertState.ENDED]
+    assert engine.flush() == []
+
+
+def test_media_time_does_not_pass_between_captions() -> None:
+    engine = RuleEngine(rules_of())
+    engine.process(caption("a fight", 100))
+    assert engine.tick(1e9) == []
+    assert states(engine.flush()) == [AlertState.ENDED]
+
+
+def test_k_of_n_waits_for_confirmation_and_names_the_first_sighting() -> None:
+    rules = rules_of(confirm={"matches": 2, "of": 3, "within_s": 5})
+    alerts = list(replay([caption("a fight", 0), caption("calm", 1), caption("a fight", 2)], rules))
+    assert alerts[0].first_seen == START
+    assert alerts[0].stamp.position_s == 2
+    assert alerts[0].count == 2
+    assert list(replay([caption("a fight", 0), caption("a fight", 8)], rules)) == []
+
+
+def test_duration_sequence_and_rate_limit() -> None:
+    long = rules_of(min_duration_s=5)
+    assert len(list(replay([caption("a fight", t) for t in range(5)], long))) == 0
+    assert len(list(replay([caption("a fight", t) for t in range(6)], long))) == 2
+    steps = rules_of(
+        keywords=[], sequence=[{"keywords": ["enter"]}, {"keywords": ["run"], "within_s": 10}]
+    )
+    texts = [caption("a man enters", 0), caption("calm", 3), caption("he runs", 8)]
+    assert next(replay(texts, steps)).first_seen == START
+    assert list(replay([texts[0], caption("he runs", 20)], steps)) == []
+    limited = rules_of(cooldown_s=0, rate_limit={"alerts": 1, "within_s": 100})
+    engine = RuleEngine(limited)
+    alerts = [a for t in (0, 30, 60, 120) for a in engine.process(caption("a fight", t))]
+    assert engine.suppressed() == {("fight", "rate_limit"): 2}
+    assert alerts[-1].evidence["suppressed_rate_limit"] == 2
+
+
+def test_a_schedule_uses_its_time_zone_and_reaches_over_midnight() -> None:
+    night = {"days": ["mon"], "start": "22:00", "end": "06:00", "time_zone": "Europe/Paris"}
+    rules = rules_of(schedule=[night])
+    for hours, fires in ((8.9, False), (9.1, True), (16.9, True), (17.1, False), (33.5, False)):
+        assert bool(list(replay([caption("a fight", hours * 3600)], rules))) is fires, hours
+
+
+def test_a_snooze_holds_one_camera_and_rule() -> None:
+    engine = RuleEngine(rules_of())
+    engine.process(caption("calm", 0))
+    engine.snooze("lobby", "fight", 60)
+    assert engine.process(caption("a fight", 30)) == []
+    assert engine.process(caption("a fight", 30, camera="yard"))
+    assert engine.process(caption("a fight", 61))
+
+
+def test_cameras_and_groups_choose_where_a_rule_looks() -> None:
+    rules = rules_of(cameras=["yard*", "group:inside"])
+    engine = RuleEngine(rules, groups={"inside": ["lobby"]})
+    assert engine.process(caption("a fight", 0, camera="lobby"))
+    assert engine.process(caption("a fight", 0, camera="yard-2"))
+    assert not engine.process(caption("a fight", 0, camera="street"))
+
+
+# Restarts and clocks
+
+TEXTS = st.sampled_from(["a fight", "a calm street", "two men fought", "no fight here"])
+STREAMS = st.lists(st.tuples(TEXTS, st.floats(0.1, 30), st.sampled_from("ab")), max_size=40)
+SPECS = st.sampled_from(
+    [
+        {"cooldown_s": 5.0, "end_after_s": 4.0},
+        {"confirm": {"matches": 2, "of": 3}, "cooldown_s": 20.0},
+        {"rate_limit": {"alerts": 1, "within_s": 60.0}, "cooldown_s": 0.0},
+        {"min_duration_s": 6.0},
+    ]
+)
+
+
+def stream_of(parts: list[tuple[str, float, str]], *, live: bool = False) -> list[Caption]:
+    now, captions = 0.0, []
+    for text, step, camera in parts:
+        now += step
+        captions.append(caption(text, round(now, 3), camera=camera, live=live))
+    return captions
+
+
+@settings(max_examples=60, deadline=None)
+@given(STREAMS, SPECS, st.integers(0, 40), st.booleans())
+def test_a_restart_anywhere_changes_nothing(
+    parts: list[tuple[str, float, str]], spec: dict[str, object], at: int, live: bool
+) -> None:
+    captions, rules = stream_of(parts, live=live), rules_of(**spec)
+
+    def clock() -> datetime:
+        return START
+
+    whole = RuleEngine(rules, clock=clock)
+    expected = [a for c in captions for a in whole.process(c)] + whole.flush()
+    first = RuleEngine(rules, clock=clock)
+    got = [a for c in captions[:at] for a in first.process(c)]
+    state = json.loads(json.dumps(first.snapshot()))
+    second = RuleEngine(rules, clock=clock, state=state)
+    got += [a for c in captions[at:] for a in second.process(c)] + second.flush()
+    assert got == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(STREAMS, SPECS)
+def test_revisions_count_from_one_and_cooldown_holds(
+    parts: list[tuple[str, float, str]], spec: dict[str, object]
+) -> None:
+    rules = rules_of(**spec)
+    alerts = list(replay(stream_of(parts), rules))
+    assert alerts == list(replay(stream_of(parts), rules))
+    by_id: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        by_id.setdefault(alert.id, []).append(alert)
+    last_end: dict[str, float] = {}
+    for revisions in by_id.values():
+        assert [alert.revision for alert in revisions] == list(range(1, len(revisions) + 1))
+        assert [states(revisions)[0], states(revisions)[-1]] == [
+            AlertState.STARTED,
+            AlertState.ENDED,
+        ]
+        camera, started = revisions[0].stamp.camera, revisions[0].stamp.time_s
+        assert started >= last_end.get(camera, -1e9) + rules.rules[0].spec.cooldown_s - 1e-6
+        last_end[camera] = (revisions[-1].last_seen - START).total_seconds()
+
+
+@settings(max_examples=40, deadline=None)
+@given(STREAMS, SPECS, st.integers(0, 40), st.sampled_from([-3600, 3600]))
+def test_a_step_of_the_wall_clock_changes_no_duration(
+    parts: list[tuple[str, float, str]], spec: dict[str, object], at: int, step_s: int
+) -> None:
+    captions = stream_of(parts, live=True)
+    stepped = [
+        c
+        if number < at
+        else replace(
+            c, stamp=replace(c.stamp, captured_at=c.stamp.captured_at + timedelta(seconds=step_s))
+        )
+        for number, c in enumerate(captions)
+    ]
+
+    def shape(stream: list[Caption]) -> list[tuple[str, int, int]]:
+        return [
+            (a.state.value, a.revision, a.stamp.sequence) for a in replay(stream, rules_of(**spec))
+        ]
+
+    assert shape(captions) == shape(stepped)
+
+
+def test_a_reboot_keeps_the_cooldown_by_the_wall_clock() -> None:
+    rules = rules_of(cooldown_s=100)
+    engine = RuleEngine(rules)
+    engine.process(caption("a fight", 5000, live=True))
+    engine.flush()
+    later = RuleEngine(rules, state=engine.snapshot())
+
+    def after_reboot(uptime_s: float, wall_s: float) -> Caption:
+        stamp = FrameStamp("lobby", 0, START + timedelta(seconds=wall_s), int(uptime_s * 1e9))
+        return Caption(stamp, "a fight", 0.0)
+
+    assert later.process(after_reboot(10, 5050)) == []
+    assert later.process(after_reboot(70, 5110))
+
+
+# Evidence
+
+
+def test_probability_is_the_weakest_matched_word_and_thresholds_hold() -> None:
+    words = tuple(Word(w, p) for w, p in [("two", 0.9), ("men", 0.8), ("fight", 0.4)])
+    sure = replace(caption("two men fight", 0), words=words)
+    alert = next(replay([sure], rules_of()))
+    assert alert.probability == pytest.approx(0.4)
+    assert list(replay([sure], rules_of(min_probability=0.5))) == []
+
+
+def test_beams_count_by_their_probability_mass() -> None:
+    other = (Alternative("two men talk", np.log(0.3)), Alternative("men fighting", np.log(0.1)))
+    seen = replace(
+        caption("two men fight", 0), log_probability=float(np.log(0.6)), alternatives=other
+    )
+    assert next(replay([seen], rules_of())).keywords[0].beams == pytest.approx(0.7)
+    assert list(replay([seen], rules_of(evidence={"beams": 0.8}))) == []
+    quiet = replace(
+        seen, text="two men talk", alternatives=(Alternative("men fight", np.log(0.4)),)
+    )
+    assert list(replay([quiet], rules_of(evidence={"or_beams": 0.5}))) == []
+    assert next(replay([quiet], rules_of(evidence={"or_beams": 0.3}))).probability == pytest.approx(
+        0.4
+    )
+
+
+def test_concepts_can_require_and_can_suffice() -> None:
+    need, enough = {"concepts": {"fight": 0.5}}, {"or_concepts": {"fight": 0.9}}
+    weak = replace(caption("a fight", 0), concepts={"fight": 0.2})
+    assert list(replay([weak], rules_of(evidence=need))) == []
+    assert list(replay([caption("a fight", 0)], rules_of(evidence=need)))
+    strong = replace(caption("two men", 0), concepts={"fight": 0.95})
+    assert next(replay([strong], rules_of(evidence=enough))).keywords[0].keyword == "concept:fight"
+
+
+def test_a_zone_counts_only_what_the_model_looked_at_inside_it() -> None:
+    attention = np.zeros((2, 4, 4), np.float32)
+    attention[1, 3, 0] = 0.5
+    assert region_of(attention) == Region(0.0, 0.75, 0.25, 0.25)
+    assert region_of(np.zeros((1, 4, 4), np.float32)) is None
+    seen = replace(caption("a fight", 0), words=(Word("a", 1.0), Word("fight", 0.9, attention)))
+    left, right = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]], [[0.5, 0], [1, 0], [1, 1], [0.5, 1]]
+    for polygon, fires in ((left, True), (right, False)):
+        rules = rules_of(zones=["z"], zone_table={"z": {"polygon": polygon}})
+        assert bool(list(replay([seen], rules))) is fires
+
+
+# Caption lines
+
+
+def test_caption_lines_need_little_and_bad_ones_say_where() -> None:
+    lines = ['{"camera": "a", "text": "a fight", "media_time_s": 1}', "", '{"type": "summary"}']
+    (read,) = parse_captions(lines, "f")
+    assert (read.text, read.stamp.time_s, read.log_probability) == ("a fight", 1.0, 0.0)
+    for bad in (
+        '{"camera": "a", "text": "x"}',
+        "{",
+        '{"camera": "a", "text": "x", "time": "2026-01-01T00:00:00"}',
+    ):
+        with pytest.raises(ConfigError, match=r"f:2: not a caption line"):
+            list(parse_captions([lines[0], bad], "f"))
+
+
+def test_compare_tells_what_a_change_of_rules_alters() -> None:
+    texts = [caption("a fight", 0), caption("a fire", 100)]
+    difference = compare(texts, rules_of(), rules_of(keywords=["fire"]))
+    assert [a.caption for a in difference.removed] == ["a fight"]
+    assert [a.caption for a in difference.added] == ["a fire"]
