@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.messages import Alert, CameraEvent, Caption
-from pipeline.outputs.camera import CameraOutput, CameraSource, Encoders, Output, camera_files
+from pipeline.outputs.camera import (
+    FORMATS,
+    CameraOutput,
+    CameraSource,
+    Encoders,
+    Output,
+    camera_files,
+)
 from pipeline.outputs.files import OutputError, atomic_text
 from pipeline.outputs.journal import ResumeMark
 from pipeline.outputs.lines import to_json_line
 from pipeline.outputs.summary import CameraSummary, RunSummary
 
 __all__ = [
+    "FORMATS",
     "CameraOutput",
     "CameraSource",
     "CameraSummary",
@@ -41,6 +49,7 @@ def open_outputs(
         OutputError: The directory cannot be written.
 
     """
+    _refuse_unknown(formats)
     encoders = encoders or Encoders()
     return [CameraOutput(Path(directory), camera, tuple(formats), encoders, resume)]
 
@@ -63,6 +72,7 @@ class OutputSet:
     ) -> None:
         self.directory = Path(directory)
         self.formats = tuple(formats)
+        _refuse_unknown(self.formats)
         self._refuse_collisions(cameras)
         self._outputs: dict[str, CameraOutput] = {}
         for camera in cameras:
@@ -118,6 +128,14 @@ class OutputSet:
                         f"cameras {other} and {camera.name} would both write {path}; "
                         "give one of them another NAME="
                     )
+
+
+def _refuse_unknown(formats: Sequence[str]) -> None:
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown:
+        raise OutputError(
+            f"format {', '.join(unknown)} cannot be written; choose from {', '.join(FORMATS)}"
+        )
 
 
 def write_summary(directory: str | Path, summary: RunSummary) -> Path:

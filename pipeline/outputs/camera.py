@@ -19,7 +19,7 @@ from pipeline.outputs.lines import (
 )
 from pipeline.outputs.subtitles import to_srt, to_webvtt
 
-__all__ = ["CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
+__all__ = ["FORMATS", "CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
 
 
 class Output(Protocol):
@@ -61,17 +61,17 @@ class Encoders:
     camera_event: Callable[[CameraEvent], Mapping[str, Any]] = camera_event_line
 
 
-_SUFFIXES = {
+_SUFFIXES: dict[str, tuple[str, ...]] = {
     "vtt": (".vtt",),
     "srt": (".srt",),
     "jsonl": (".jsonl", ".events.jsonl"),
     "coco": (".coco.json",),
-    "video": (".mp4",),
 }
+FORMATS = tuple(_SUFFIXES)
 
 
 def camera_files(directory: Path, camera: str, formats: Sequence[str]) -> list[Path]:
-    """List the files that a camera gets in these formats (a ``report`` is the run's)."""
+    """List the files that a camera gets in these formats."""
     return [directory / (camera + end) for form in formats for end in _SUFFIXES.get(form, ())]
 
 
@@ -144,8 +144,9 @@ class CameraOutput:
         """
         written: list[Path] = []
         for form in self.formats:
-            paths = camera_files(self.directory, self.source.name, [form])
-            written.extend(path for path in paths if self._write(form, path))
+            for path in camera_files(self.directory, self.source.name, [form]):
+                self._write(form, path)
+                written.append(path)
         return written
 
     def discard(self) -> None:
@@ -166,7 +167,7 @@ class CameraOutput:
     def _records(self, kind: str) -> Iterator[dict[str, Any]]:
         return read_journal(self._journal.path, kind)
 
-    def _write(self, form: str, path: Path) -> bool:
+    def _write(self, form: str, path: Path) -> None:
         if form == "vtt":
             _write_text(path, [to_webvtt(self.cues())])
         elif form == "srt":
@@ -177,11 +178,8 @@ class CameraOutput:
             _write_text(path, map(to_json_line, lines))
         elif form == "jsonl":
             _write_text(path, (to_json_line(each["line"]) for each in self._records("caption")))
-        elif form == "coco":
-            _write_text(path, _coco(self._records("caption")))
         else:
-            return False
-        return True
+            _write_text(path, _coco(self._records("caption")))
 
     def _at_s(self, stamp: FrameStamp) -> float:
         """Media time of a recording; for a live camera the time since the run's start."""

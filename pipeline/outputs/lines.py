@@ -16,6 +16,7 @@ from pipeline.messages import Alert, CameraEvent, Caption
 
 __all__ = [
     "alert_line",
+    "blank_controls",
     "camera_event_line",
     "caption_line",
     "printable",
@@ -104,8 +105,12 @@ def to_json_line(record: Mapping[str, Any]) -> str:
 
 def printable(text: str) -> str:
     """Put the text on one line, with no control character a terminal or player could obey."""
-    kept = (" " if unicodedata.category(char) in _UNPRINTABLE else char for char in text)
-    return " ".join("".join(kept).split())
+    return " ".join(blank_controls(text).split())
+
+
+def blank_controls(text: str) -> str:
+    """Put a blank for each control character; the length stays."""
+    return "".join(" " if unicodedata.category(char) in _UNPRINTABLE else char for char in text)
 
 
 def utc_text(moment: datetime) -> str:

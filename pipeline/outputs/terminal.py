@@ -183,13 +183,14 @@ class TerminalView:
     def _make_live(self) -> Live:
         return Live(
             console=self._console,
-            get_renderable=self._drawn,
+            get_renderable=self.drawn,
             refresh_per_second=4,
             redirect_stdout=False,
             redirect_stderr=sys.stderr.isatty(),  # logs sent to a file stay in that file
         )
 
-    def _drawn(self) -> RenderableType:
+    def drawn(self) -> RenderableType:
+        """Draw the table and the bars as they are now; a recording console can print it too."""
         with self._lock:
             rows = list(self._rows.values())
             room = max(1, (self._console.height - 6) // 3)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.messages import Alert, AlertState, FrameStamp
-from pipeline.outputs.lines import printable
+from pipeline.outputs.lines import blank_controls, printable
 from pipeline.outputs.summary import CameraSummary, RunSummary
 
 __all__ = [
@@ -108,7 +108,7 @@ def _highlighted(alert: Alert) -> Text:
     text = Text(alert.caption)
     for found in alert.keywords:
         text.stylize(f"{_style(alert)} underline", *found.span)
-    text.plain = "".join(" " if char in "\r\n\t" or ord(char) < 32 else char for char in text.plain)
+    text.plain = blank_controls(alert.caption)  # as long as before, so the spans stay right
     return text
 
 
@@ -181,7 +181,10 @@ def closing_lines(summary: RunSummary) -> Iterable[Text]:
     yield Text(f"{summary.total.captioned} captions in {summary.wall_s:.1f} s ({rate})")
     rules = ", ".join(f"{printable(rule)} {count}" for rule, count in summary.alerts.items())
     total = sum(summary.alerts.values())
-    yield Text(f"{total} alerts: {rules}" if total else "no alerts", style="bold" if total else "")
+    yield Text(
+        f"{total} alert{'s'[: total - 1]}: {rules}" if total else "no alerts",
+        style="bold" if total else "",
+    )
     for path in summary.files:
         yield Text(f"  {printable(str(path))}", style="cyan")
 

@@ -1,0 +1,133 @@
+"""Many cameras to one batch: fresh frames only, fair over cameras, and which windows are due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.ledger import Ledger
+from pipeline.messages import FrameRef, FrameStamp
+
+__all__ = ["Batch", "Batcher", "LaneRules", "WindowSchedule"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames to encode together; ``due[i]`` tells whether the window ending at ``refs[i]`` is
+    to be captioned. Frames of one camera are in order.
+    """
+
+    refs: tuple[FrameRef, ...]
+    due: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRules:
+    """What the batcher must know of a camera.
+
+    ``max_age_s`` is the age past which a live frame is dropped as stale, or None for a file,
+    whose frames never grow stale.
+    """
+
+    captions_per_second: float
+    max_age_s: float | None
+
+
+class WindowSchedule:
+    """Decides which windows are due, on the source's own clock.
+
+    A window is due when its last frame's time passes a multiple of 1 / captions_per_second since
+    the camera's first frame, so a file gives the same windows at any playing speed, and a lost
+    frame delays a caption by one frame instead of shifting all that follow.
+    """
+
+    def __init__(self, captions_per_second: float) -> None:
+        self._period_s = 1.0 / captions_per_second
+        self._start_s = 0.0
+        self._last_s: float | None = None
+        self._next_tick = 0
+
+    def due(self, stamp: FrameStamp) -> bool:
+        """Whether the window that ends with this frame is to be captioned; call once a frame."""
+        time_s = stamp.time_s
+        if self._last_s is None or time_s < self._last_s:  # first frame, or a clock that jumped back
+            self._start_s, self._next_tick = time_s, 0
+        self._last_s = time_s
+        # Half a millisecond of slack: media times are rounded to the container's time base.
+        tick = int((time_s - self._start_s + 5e-4) / self._period_s)
+        if tick < self._next_tick:
+            return False
+        self._next_tick = tick + 1
+        return True
+
+
+class Batcher:
+    """The stage between the cameras' lanes and the captioner.
+
+    Args:
+        lanes: Rules by camera; a mapping that may grow while running (hot reload).
+        release: Called with a frame that is given up here, to free its slot.
+        ledger: Books dropped frames and due windows.
+        monotonic_ns: The monotonic clock, injected for tests.
+
+    """
+
+    name = "batcher"
+
+    def __init__(
+        self,
+        lanes: Mapping[str, LaneRules],
+        release: Callable[[FrameRef], None],
+        ledger: Ledger,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._lanes = lanes
+        self._release = release
+        self._ledger = ledger
+        self._monotonic_ns = monotonic_ns
+        self._schedules: dict[str, WindowSchedule] = {}
+
+    def open(self) -> None:
+        """Nothing to acquire."""
+
+    def process(self, items: Sequence[FrameRef]) -> Iterable[Batch]:
+        """Make one batch of the frames that are still fresh."""
+        fresh = [ref for ref in items if self._is_fresh(ref)]
+        if not fresh:
+            return
+        # A round-robin take interleaves cameras; a stable sort by sequence keeps each in order.
+        fresh.sort(key=lambda ref: ref.stamp.sequence)
+        yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh))
+
+    def flush(self) -> Iterable[Batch]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _is_fresh(self, ref: FrameRef) -> bool:
+        rules = self._lanes.get(ref.stamp.camera)
+        if rules is None:
+            return self._give_up(ref, "removed")
+        if rules.max_age_s is not None:
+            age_s = (self._monotonic_ns() - ref.stamp.captured_monotonic_ns) / 1e9
+            if age_s > rules.max_age_s:
+                return self._give_up(ref, "stale")
+        return True
+
+    def _give_up(self, ref: FrameRef, reason: str) -> bool:
+        self._ledger.dropped(ref.stamp.camera, reason)
+        self._release(ref)
+        return False
+
+    def _due(self, stamp: FrameStamp) -> bool:
+        schedule = self._schedules.get(stamp.camera)
+        if schedule is None:
+            rate = self._lanes[stamp.camera].captions_per_second
+            schedule = self._schedules[stamp.camera] = WindowSchedule(rate)
+        due = schedule.due(stamp)
+        if due:
+            self._ledger.window_due(stamp.camera)
+        return due

@@ -1,0 +1,266 @@
+"""The captioner stage, main process side: batches in, captions out, one child process doing it.
+
+The child (:mod:`pipeline.captioner_child`) holds torch and the model and reads frames straight
+from the cameras' shared memory. This side starts it, asks it, and replaces it when it dies or
+hangs; what was in flight is then booked as failed and the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+from pipeline.batcher import Batch
+from pipeline.captioner_child import (
+    Answer,
+    CaptionerOptions,
+    Failure,
+    Ready,
+    Request,
+    serve,
+)
+from pipeline.ledger import Ledger
+from pipeline.messages import Caption, FrameRef
+from pipeline.slots import SlotLayout
+
+__all__ = ["CaptionedFrame", "CaptionerError", "CaptionerProcess", "CaptionerStage", "RestartBudget"]
+
+log = logging.getLogger(__name__)
+
+LOAD_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 5.0
+
+
+class CaptionerError(Exception):
+    """The captioner cannot go on; the text is one sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedFrame:
+    """A caption and the frame it ends with, whose slot is kept until the rules have seen it."""
+
+    caption: Caption
+    ref: FrameRef
+
+
+class RestartBudget:
+    """At most ``restarts`` within ``window_s`` seconds; :meth:`spend` tells whether one is left."""
+
+    def __init__(self, restarts: int, window_s: float) -> None:
+        self._restarts = restarts
+        self._window_s = window_s
+        self._spent: deque[float] = deque()
+
+    def spend(self, now_s: float) -> bool:
+        """Take one restart at monotonic time ``now_s``; False when the budget is used up."""
+        while self._spent and now_s - self._spent[0] > self._window_s:
+            self._spent.popleft()
+        if len(self._spent) >= self._restarts:
+            return False
+        self._spent.append(now_s)
+        return True
+
+
+class CaptionerProcess:
+    """A captioner child and the pipe to it; not thread-safe."""
+
+    def __init__(self, options: CaptionerOptions, answer_timeout_s: float) -> None:
+        self._options = options
+        self._answer_timeout_s = answer_timeout_s
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None before it was started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Ready:
+        """Start the child and wait until its model is loaded.
+
+        Raises:
+            CaptionerError: The model cannot be loaded; the text says why.
+
+        """
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(theirs, self._options), name="watchword-captioner", daemon=True
+        )
+        # Ctrl-C goes to the whole foreground group; only the main process may act on it.
+        with _interrupt_blocked():
+            self._process.start()
+        theirs.close()
+        reply = self._receive(LOAD_TIMEOUT_S)
+        if isinstance(reply, Ready):
+            return reply
+        self.kill()
+        if isinstance(reply, Failure):
+            raise CaptionerError(reply.message)
+        raise CaptionerError("the captioner ended while loading its model; run `doctor` to see why")
+
+    def ask(self, request: Request) -> Answer | Failure:
+        """Send one request and wait for its answer.
+
+        A :class:`Failure` is returned when the child died, hung or refused; after the first two
+        the child has been killed.
+        """
+        if self._pipe is None:
+            raise CaptionerError("the captioner was not started")
+        try:
+            self._pipe.send(request)
+        except (BrokenPipeError, OSError):
+            self.kill()
+            return Failure("captioner_died", "the captioner process has died")
+        reply = self._receive(self._answer_timeout_s)
+        if isinstance(reply, (Answer, Failure)):
+            return reply
+        died = self._process is None or not self._process.is_alive()
+        self.kill()
+        if died:
+            return Failure("captioner_died", "the captioner process has died")
+        return Failure(
+            "captioner_hung", f"the captioner gave no answer for {self._answer_timeout_s:g} s"
+        )
+
+    def stop(self) -> None:
+        """Let the child end by itself, and kill it if it does not. Idempotent."""
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):
+                self._pipe.send(None)
+        if self._process is not None:
+            self._process.join(STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the child at once and free what belongs to it. Idempotent."""
+        if self._process is not None:
+            if self._process.is_alive():
+                self._process.kill()
+            self._process.join()
+            self._process.close()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process, self._pipe = None, None
+
+    def _receive(self, timeout_s: float) -> object | None:
+        """Next message, or None when the child has died or stays silent."""
+        assert self._pipe is not None
+        try:
+            return self._pipe.recv() if self._pipe.poll(timeout_s) else None
+        except (EOFError, OSError):
+            if self._process is not None:
+                self._process.join(1.0)  # so that "died" is told from "hung"
+            return None
+
+
+class CaptionerStage:
+    """Stage: :class:`Batch` in, :class:`CaptionedFrame` out.
+
+    Args:
+        process: The child.
+        layout_of: Where a camera's slots lie, by camera name.
+        release: Called with frames that no later stage needs.
+        ledger: Books frames and windows.
+        budget: Restarts allowed; past it the run ends with :class:`CaptionerError`.
+
+    """
+
+    name = "captioner"
+
+    def __init__(
+        self,
+        process: CaptionerProcess,
+        layout_of: Callable[[str], SlotLayout],
+        release: Callable[[FrameRef], None],
+        ledger: Ledger,
+        budget: RestartBudget,
+    ) -> None:
+        self._process = process
+        self._layout_of = layout_of
+        self._release = release
+        self._ledger = ledger
+        self._budget = budget
+        self._known: dict[str, SlotLayout] = {}
+        self.ready: Ready | None = None
+
+    def open(self) -> None:
+        """Nothing: the child is started by the composition root, so that errors come early."""
+
+    def process(self, items: Sequence[Batch]) -> Iterable[CaptionedFrame]:
+        """Caption each batch in turn."""
+        for batch in items:
+            yield from self._caption(batch)
+
+    def flush(self) -> Iterable[CaptionedFrame]:
+        """Nothing is held back: a batch is asked and answered in one call."""
+        return ()
+
+    def close(self) -> None:
+        """Stop the child."""
+        self._process.stop()
+
+    def _caption(self, batch: Batch) -> Iterator[CaptionedFrame]:
+        answer = self._process.ask(Request(batch.refs, batch.due, self._new_layouts(batch)))
+        if isinstance(answer, Failure):
+            self._book_failure(batch, answer)
+            self._restart(answer)
+            return
+        captions = dict(zip(_due_refs(batch), answer.captions, strict=True))
+        for ref in batch.refs:
+            self._ledger.encoded(ref.stamp.camera)
+            caption = captions.get(ref)
+            if caption is None:
+                self._release(ref)
+            else:
+                self._ledger.captioned(ref.stamp.camera)
+                yield CaptionedFrame(caption, ref)
+
+    def _new_layouts(self, batch: Batch) -> dict[str, SlotLayout]:
+        """Layouts the child does not know yet (a new camera, or one that came back)."""
+        layouts: dict[str, SlotLayout] = {}
+        for camera in {ref.stamp.camera for ref in batch.refs}:
+            layout = self._layout_of(camera)
+            if self._known.get(camera) != layout:
+                self._known[camera] = layouts[camera] = layout
+        return layouts
+
+    def _book_failure(self, batch: Batch, failure: Failure) -> None:
+        for ref, due in zip(batch.refs, batch.due, strict=True):
+            self._ledger.failed(ref.stamp.camera, failure.reason)
+            if due:
+                self._ledger.window_failed(ref.stamp.camera, failure.reason)
+            self._release(ref)
+
+    def _restart(self, failure: Failure) -> None:
+        if not self._budget.spend(time.monotonic()):
+            raise CaptionerError(f"{failure.message}, too often to go on; run `doctor` to see why")
+        log.warning("%s; starting it again", failure.message)
+        self._process.kill()
+        self._known.clear()
+        self.ready = self._process.start()
+
+
+def _due_refs(batch: Batch) -> list[FrameRef]:
+    return [ref for ref, due in zip(batch.refs, batch.due, strict=True) if due]
+
+
+@contextlib.contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Block SIGINT in this thread, and so in a child started here (the mask is inherited)."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

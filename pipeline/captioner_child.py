@@ -1,0 +1,236 @@
+"""The captioner child process: attaches to the cameras' slots, encodes, decodes, answers.
+
+It names no model. The factory comes as ``"package.module:function"`` in its options, is
+imported here, in the child, and so torch never enters the main process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.messages import Alternative, Caption, FrameRef, Word
+from pipeline.slots import FrameSlots, SlotLayout
+
+__all__ = ["Answer", "CaptionerOptions", "Failure", "Ready", "Request", "Windows", "serve"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionerOptions:
+    """All a child needs to load and run a captioner."""
+
+    factory: str
+    model: str
+    device: str = "auto"
+    runtime: str = "auto"
+    beam_size: int = 3
+    max_words: int = 20
+    window_frames: int = 5
+    max_batch_frames: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded: its square's side in pixels, its identity, and where it runs."""
+
+    input_size: int
+    identity: str
+    device: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Frames to encode; ``due`` marks those whose window is to be captioned."""
+
+    refs: tuple[FrameRef, ...]
+    due: tuple[bool, ...]
+    layouts: Mapping[str, SlotLayout]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One caption for each due frame, in the request's order."""
+
+    captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no answer: a reason for the books, a sentence for people."""
+
+    reason: str
+    message: str
+
+
+class Hypothesis(Protocol):
+    """What the model gives for a window (see :mod:`models.captioner`)."""
+
+    text: str
+    log_probability: float
+    words: Sequence[Any]
+    alternatives: Sequence[Any]
+
+
+class Captioner(Protocol):
+    """What the child asks of a model; ``models.captioner.Captioner`` is one."""
+
+    input_size: int
+    identity: str
+    device: Any
+    runtime: str
+
+    def encode(self, frames: NDArray[np.uint8]) -> Any:
+        """Encode (N, S, S, 3) uint8 RGB into (N, R, D) features."""
+
+    def decode(
+        self, windows: Sequence[tuple[Any, Sequence[float]]], *, beam_size: int, max_words: int
+    ) -> Sequence[Hypothesis]:
+        """Caption windows of (features (T, R, D), times in s), oldest frame first."""
+
+
+class Windows:
+    """The last ``length`` frames' features of each camera, with their times in seconds.
+
+    A jump back in time (a restarted file, a clock that was set) empties the camera's window, and
+    so does a gap longer than ``max_gap_s``: frames that far apart are not one scene.
+    """
+
+    def __init__(self, length: int, max_gap_s: float = 5.0) -> None:
+        self._length = length
+        self._max_gap_s = max_gap_s
+        self._frames: dict[str, deque[tuple[Any, float]]] = {}
+
+    def push(self, camera: str, features: Any, time_s: float) -> None:
+        """Append one frame's features (R, D)."""
+        frames = self._frames.setdefault(camera, deque(maxlen=self._length))
+        if frames and not 0.0 <= time_s - frames[-1][1] <= self._max_gap_s:
+            frames.clear()
+        frames.append((features, time_s))
+
+    def window(self, camera: str) -> tuple[list[Any], list[float]]:
+        """Features and times of the camera's window, oldest first."""
+        frames = self._frames[camera]
+        return [features for features, _ in frames], [time_s for _, time_s in frames]
+
+    def forget(self, camera: str) -> None:
+        """Drop a camera's window."""
+        self._frames.pop(camera, None)
+
+
+class _Server:
+    """Answers requests with one loaded captioner."""
+
+    def __init__(self, captioner: Captioner, options: CaptionerOptions) -> None:
+        self._captioner = captioner
+        self._options = options
+        self._slots: dict[str, FrameSlots] = {}
+        self._windows = Windows(options.window_frames)
+
+    def answer(self, request: Request) -> Answer:
+        for camera, layout in request.layouts.items():
+            self._attach(camera, layout)
+        pixels = np.stack([self._slots[r.stamp.camera].square(r.slot) for r in request.refs])
+        features = self._captioner.encode(pixels)
+        windows, due = [], []
+        for ref, frame_features, is_due in zip(request.refs, features, request.due, strict=True):
+            self._windows.push(ref.stamp.camera, frame_features, ref.stamp.time_s)
+            if is_due:
+                due.append(ref)
+                windows.append(self._windows.window(ref.stamp.camera))
+        return Answer(tuple(self._decode(due, windows)))
+
+    def close(self) -> None:
+        for slots in self._slots.values():
+            slots.close()
+
+    def _attach(self, camera: str, layout: SlotLayout) -> None:
+        if camera in self._slots:
+            self._slots.pop(camera).close()
+            self._windows.forget(camera)
+        self._slots[camera] = FrameSlots.attach(layout)
+
+    def _decode(
+        self, due: Sequence[FrameRef], windows: Sequence[tuple[list[Any], list[float]]]
+    ) -> list[Caption]:
+        if not due:
+            return []
+        hypotheses = self._captioner.decode(
+            windows, beam_size=self._options.beam_size, max_words=self._options.max_words
+        )
+        return [
+            _to_caption(ref, hypothesis, self._captioner.identity)
+            for ref, hypothesis in zip(due, hypotheses, strict=True)
+        ]
+
+
+def _to_caption(ref: FrameRef, hypothesis: Hypothesis, identity: str) -> Caption:
+    return Caption(
+        stamp=ref.stamp,
+        text=hypothesis.text,
+        log_probability=float(hypothesis.log_probability),
+        words=tuple(Word(w.text, float(w.probability), w.attention) for w in hypothesis.words),
+        alternatives=tuple(
+            Alternative(a.text, float(a.log_probability)) for a in hypothesis.alternatives
+        ),
+        model=identity,
+    )
+
+
+def serve(pipe: Connection, options: CaptionerOptions) -> None:
+    """Run the child: load, say ready, answer until None or the end of the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    captioner = _load(pipe, options)
+    if captioner is None:
+        return
+    server = _Server(captioner, options)
+    try:
+        _answer_all(pipe, server)
+    finally:
+        server.close()
+
+
+def _load(pipe: Connection, options: CaptionerOptions) -> Captioner | None:
+    module_name, _, function_name = options.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), function_name)
+        captioner = cast(
+            Captioner, factory(options.model, device=options.device, runtime=options.runtime)
+        )
+    except Exception as error:  # noqa: BLE001 - whatever keeps the model from loading is told
+        log.debug("loading failed", exc_info=error)
+        pipe.send(Failure("model", str(error) or type(error).__name__))
+        return None
+    pipe.send(
+        Ready(
+            captioner.input_size, captioner.identity, str(captioner.device), str(captioner.runtime)
+        )
+    )
+    return captioner
+
+
+def _answer_all(pipe: Connection, server: _Server) -> None:
+    while True:
+        try:
+            request = pipe.recv()
+        except (EOFError, OSError):
+            return  # the main process is gone; so is the reason to be here
+        if request is None:
+            return
+        try:
+            reply: Answer | Failure = server.answer(request)
+        except Exception as error:  # noqa: BLE001 - told to the main process, which decides
+            log.debug("a batch failed", exc_info=error)
+            reply = Failure("captioner_error", f"the captioner failed: {error}")
+        pipe.send(reply)

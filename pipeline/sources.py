@@ -1,0 +1,280 @@
+"""What can be watched: files, image folders, network streams, camera indices; and their names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from enum import Enum
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from pipeline.redaction import redact
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LIVE_SCHEMES",
+    "Source",
+    "SourceError",
+    "SourceKind",
+    "check_source",
+    "expand_sources",
+    "parse_source",
+    "recorded_at",
+    "split_credentials",
+]
+
+LIVE_SCHEMES = ("rtsp", "rtsps", "http", "https")
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset(
+    {".264", ".265", ".asf", ".avi", ".flv", ".h264", ".hevc", ".m2ts", ".m4v", ".mjpeg", ".mjpg"}
+    | {".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"}
+)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:|,,)")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?(?=[/?#]|$)")
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.DOTALL)
+_CLOCK = re.compile(
+    r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_ T.]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)(?!\d)"
+)
+
+
+class SourceError(ValueError):
+    """A source that cannot be used: one sentence, free of secrets, with what to do."""
+
+
+class SourceKind(str, Enum):
+    """What a source is."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    DEVICE = "device"
+    RTSP = "rtsp"
+    RTSPS = "rtsps"
+    HTTP = "http"
+    HTTPS = "https"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source: ``location`` is an absolute path, a camera index or a URL with its secrets.
+
+    ``location`` may hold a password and is kept out of ``repr``; print ``display`` instead.
+    """
+
+    kind: SourceKind
+    display: str
+    _location: str
+
+    def __repr__(self) -> str:
+        return f"Source({self.kind.value}, {self.display!r})"
+
+    @property
+    def location(self) -> str:
+        """What to open. Never print it."""
+        return self._location
+
+    @property
+    def live(self) -> bool:
+        """Whether time goes on without us: newest wins; a finite source waits instead."""
+        return self.kind not in (SourceKind.FILE, SourceKind.FOLDER)
+
+
+def parse_source(text: str) -> Source:
+    """Tell what ``text`` names; touches only the local file system.
+
+    Raises:
+        SourceError: Nothing usable, or a scheme that is not allowed.
+
+    """
+    text = text.strip()
+    if not text:
+        raise SourceError("the source is empty; give a file, an rtsp:// URL or a camera index")
+    if text.isdecimal():
+        return Source(SourceKind.DEVICE, f"camera {int(text)}", str(int(text)))
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1].lower() in LIVE_SCHEMES and text[scheme.end() :].startswith("//"):
+        return _network_source(scheme[1].lower(), text[scheme.end() + 2 :])
+    if scheme and len(scheme[1]) > 1 and (not Path(text).exists() or scheme[2] == ",,"):
+        raise SourceError(_refusal(scheme[1]))
+    path = Path(text).expanduser()
+    is_folder = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    return Source(SourceKind.FOLDER if is_folder else SourceKind.FILE, text, str(path.absolute()))
+
+
+def split_credentials(rest: str) -> tuple[str | None, str]:
+    """Split what follows ``scheme://`` into ``user:password`` (or None) and host, port, path.
+
+    People type passwords unquoted, so they may hold ``@ : / ? #``. Of several readings the one
+    is taken whose host has a port; else the standard one (the last @ before the first slash);
+    else the first @ that a possible host follows.
+    """
+    marks = [match.start() for match in re.finditer("@", rest)]
+    hosts = {mark: match for mark in marks if (match := _HOST.match(rest, mark + 1))}
+    plain = _HOST.match(rest)
+    if not hosts or (plain and "@" not in rest[: plain.end()] and _is_plain(plain, rest)):
+        return None, rest
+    with_port = [mark for mark in hosts if hosts[mark][2]]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    standard = authority.rfind("@")
+    if with_port:
+        mark = with_port[-1]
+    elif standard in hosts:
+        mark = standard
+    else:
+        mark = min(hosts)
+    return rest[:mark], rest[mark + 1 :]
+
+
+def recorded_at(source: Source, duration_s: float | None) -> datetime:
+    """When a recording began, aware UTC; a function of the file alone, so that a replay agrees.
+
+    A time in the file's name (``cam1_2026-11-23_06-00-00.mp4``, read as UTC) wins. Otherwise the
+    file's modification time less its duration, since recorders write a file's end last.
+    """
+    path = Path(source.location)
+    found = _CLOCK.search(path.stem)
+    if found:
+        try:
+            return datetime(*(int(part) for part in found.groups()), tzinfo=timezone.utc)  # type: ignore[arg-type, misc]
+        except ValueError:
+            pass  # digits that are no date
+    modified_s = path.stat().st_mtime - (duration_s or 0.0)
+    return datetime.fromtimestamp(modified_s, tz=timezone.utc)
+
+
+def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:
+    """Turn ``[NAME=]SOURCE`` arguments (globs too) into sources with unique camera names.
+
+    Raises:
+        SourceError: The first source that cannot be used, or a name given twice.
+
+    """
+    named: list[tuple[str, Source]] = []
+    taken: set[str] = set()
+    for text in texts:
+        given, body = _split_name(text)
+        for source in _expand(body):
+            check_source(source)
+            if given is not None and given in taken:
+                raise SourceError(f"the camera name {given!r} is given twice; choose another")
+            name = given if given is not None else _unique(_name_of(source), taken)
+            taken.add(name)
+            named.append((name, source))
+    return named
+
+
+def check_source(source: Source) -> None:
+    """Look at a local source from outside, before anything is started.
+
+    Raises:
+        SourceError: It is missing, empty, text, or a folder without images.
+
+    """
+    if source.live:
+        return
+    path = Path(source.location)
+    if not path.exists():
+        raise SourceError(f"{source.display}: no such file; check the path")
+    if source.kind is SourceKind.FOLDER:
+        if path.is_dir() and not images_in(path):
+            raise SourceError(f"{source.display}: is a folder without images; give a video file, "
+                              "or a folder of .jpg or .png pictures")
+        return
+    if not path.is_file():
+        raise SourceError(f"{source.display}: is not a regular file; give a video file")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise SourceError(f"{source.display}: cannot be read: {error.strerror}") from None
+    if not head:
+        raise SourceError(f"{source.display}: is empty (0 bytes); record or copy it again")
+    if _is_text(head):
+        raise SourceError(f"{source.display}: is text, not a video; give a video file")
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _network_source(scheme: str, rest: str) -> Source:
+    credentials, place = split_credentials(rest)
+    if not _HOST.match(place):
+        raise SourceError(f"{redact(f'{scheme}://{rest}')}: names no host; "
+                          f"write {scheme}://user:password@host:port/path")
+    display = f"{scheme}://{'***@' if credentials else ''}{place}"
+    if credentials is None:
+        return Source(SourceKind(scheme), redact(display), f"{scheme}://{place}")
+    user, colon, password = credentials.partition(":")
+    quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
+    return Source(SourceKind(scheme), redact(display), f"{scheme}://{quoted}@{place}")
+
+
+def _is_plain(host: re.Match[str], rest: str) -> bool:
+    """Whether ``host/path@x`` or ``host:554/path@x`` is read as having no credentials."""
+    return bool(host[2]) or rest[host.end() : host.end() + 1] == "/"
+
+
+def _refusal(scheme: str) -> str:
+    if scheme.lower() == "file":
+        return "file: URLs are not taken; give the path itself"
+    return (
+        f"the scheme {scheme!r} is not allowed; "
+        f"live sources are {', '.join(f'{known}://' for known in LIVE_SCHEMES)}, else give a path"
+    )
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    match = _NAMED.fullmatch(text.strip())
+    if match is None or Path(text).exists():
+        return None, text
+    return match[1], match[2]
+
+
+def _expand(body: str) -> list[Source]:
+    if not glob.has_magic(body) or Path(body).exists() or "://" in body:
+        return [parse_source(body)]
+    paths = [path for path in sorted(glob.glob(body, recursive=True)) if _is_watchable(Path(path))]
+    if not paths:
+        raise SourceError(f"{body}: no video file matches; check the pattern")
+    return [parse_source(path) for path in paths]
+
+
+def _is_watchable(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES or path.is_dir()
+
+
+def _name_of(source: Source) -> str:
+    if source.kind is SourceKind.DEVICE:
+        raw = f"camera{source.location}"
+    elif source.live:
+        place = source.location.split("://", 1)[1]
+        host = _HOST.match(split_credentials(place)[1])
+        raw = host[1] if host else "camera"
+    else:
+        raw = Path(source.location).stem
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", raw).strip("-._")[:56]
+    return name or "camera"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate: Callable[[int], str] = lambda n: name if n == 1 else f"{name}-{n}"  # noqa: E731
+    number = 1
+    while candidate(number) in taken:
+        number += 1
+    return candidate(number)
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\0" in head:
+        return False
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # not merely cut within the last character
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(char.isprintable() or char in "\r\n\t\f\v" for char in text)

@@ -1,0 +1,321 @@
+"""Output files: what goes in comes out, whole or not at all, also after a kill."""
+
+import html
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pysubs2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.messages import Alert, AlertState, Alternative, Caption, Evidence, FrameStamp, Word
+from pipeline.outputs import (
+    CameraOutput,
+    CameraSource,
+    CameraSummary,
+    OutputError,
+    OutputSet,
+    RunSummary,
+    write_summary,
+)
+from pipeline.outputs.cues import alert_cues, caption_cues
+from pipeline.outputs.lines import caption_line, printable, to_json_line
+from pipeline.outputs.meaning import says_the_same
+from pipeline.outputs.subtitles import to_srt, to_webvtt
+
+START = datetime(2026, 11, 23, 6, tzinfo=timezone.utc)
+ALL = ("vtt", "srt", "jsonl", "coco")
+
+
+def stamp(at_s: float, camera: str = "lobby", live: bool = False) -> FrameStamp:
+    moment = START + timedelta(seconds=at_s)
+    position = None if live else at_s
+    return FrameStamp(camera, round(at_s * 25), moment, 5_000_000_000 + round(at_s * 1e9), position)
+
+
+def caption(at_s: float, text: str, camera: str = "lobby", live: bool = False) -> Caption:
+    return Caption(stamp(at_s, camera, live), text, -1.0, (Word("a", 0.5),), model="tiny@0")
+
+
+def alert(at_s: float, state: AlertState, revision: int, first_s: float) -> Alert:
+    text = "two men are fighting"
+    return Alert(
+        id="a1", revision=revision, state=state, rule="fight", severity="critical",
+        tags=("fight",), stamp=stamp(at_s), first_seen=START + timedelta(seconds=first_s),
+        last_seen=START + timedelta(seconds=at_s), detected_at=START, count=revision,
+        caption=text, probability=0.8, keywords=(Evidence("fight", "fighting", (12, 20), 0.8),),
+    )  # fmt: skip
+
+
+def test_a_caption_line_has_the_keys_of_the_interface_in_order() -> None:
+    made = Caption(stamp(1.5), "a dog", -0.5, (Word("a", 0.9),), (Alternative("a cat", -2.0),), "m")
+    line = caption_line(made)
+    assert list(line) == [
+        "type", "camera", "sequence", "time", "media_time_s", "text", "probability",
+        "words", "alternatives", "model",
+    ]  # fmt: skip
+    assert line["time"] == "2026-11-23T06:00:01.500000Z"
+    assert line["probability"] == pytest.approx(0.606531)
+    assert line["alternatives"] == [{"text": "a cat", "probability": 0.135335}]
+    assert caption_line(caption(1.0, "a", live=True))["media_time_s"] is None
+
+
+@given(st.text())
+def test_any_text_survives_a_json_line(text: str) -> None:
+    line = to_json_line({"text": text})
+    assert line.endswith("\n") and len(line.splitlines()) == 1
+    assert json.loads(line) == {"text": text}
+
+
+times = st.lists(st.integers(0, 200_000), unique=True, min_size=1, max_size=25).map(sorted)
+words = st.sampled_from(
+    ["a man walks", "a man is walking", "two cars crash", "nobody is there", "a red car", ""]
+)
+
+
+@given(st.data())
+def test_cues_are_ordered_do_not_overlap_and_cover_every_caption(data: st.DataObject) -> None:
+    at_ms = data.draw(times)
+    texts = [data.draw(words | st.text(max_size=30)) for _ in at_ms]
+    said = [(ms / 1000, text) for ms, text in zip(at_ms, texts, strict=True)]
+    cues = caption_cues(said)
+    assert all(cue.start_ms < cue.end_ms for cue in cues)
+    assert all(one.end_ms <= two.start_ms for one, two in zip(cues, cues[1:], strict=False))
+    assert sum(cue.said for cue in cues) == len(said)
+    for ms, text in zip(at_ms, texts, strict=True):
+        covering = [cue for cue in cues if cue.start_ms <= ms < cue.end_ms]
+        assert len(covering) == 1 and says_the_same(covering[0].text, text)
+
+
+@given(st.lists(st.text(), min_size=1, max_size=8))
+def test_any_text_survives_webvtt_and_srt(texts: list[str]) -> None:
+    cues = [c for i, text in enumerate(texts) for c in caption_cues([(i * 20.0, text)])]
+    wanted = [t for t in (printable(text).replace("\\", "⧵") for text in texts) if t]
+    vtt = pysubs2.SSAFile.from_string(to_webvtt(cues), format_="vtt", keep_html_tags=True)
+    assert [html.unescape(event.text) for event in vtt] == wanted
+    srt = pysubs2.SSAFile.from_string(to_srt(cues), format_="srt", keep_html_tags=True)
+    alike = str.maketrans("<>{}", "‹›()")
+    assert [event.text for event in srt] == [text.translate(alike) for text in wanted]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("two men are talking at the counter", "two men talk at a counter", True),
+        ("a person rides a bike down the street", "a person riding a bicycle down the road", True),
+        ("a man is standing in a room", "a car is driving on a road", False),
+        ("a man in a room", "no man in a room", False),
+        ("a man holds a knife", "a man holds a phone", False),
+    ],
+)
+def test_captions_are_merged_by_meaning(first: str, second: str, same: bool) -> None:
+    assert says_the_same(first, second) is same
+
+
+def test_times_that_step_back_keep_the_order() -> None:
+    cues = caption_cues([(10.0, "a dog"), (2.0, "two cars crash"), (3.0, "a red boat")])
+    starts = [cue.start_ms for cue in cues]
+    assert starts == sorted(set(starts)) and len(cues) == 3
+
+
+def test_an_alert_is_one_cue_from_its_first_frame_to_its_last(tmp_path: Path) -> None:
+    output = CameraOutput(tmp_path, CameraSource("lobby"), ALL)
+    output.caption(caption(20.0, "two men are fighting"))
+    output.alert(alert(20.0, AlertState.STARTED, 1, 12.0))
+    output.alert(alert(25.0, AlertState.UPDATED, 2, 12.0))
+    output.alert(alert(25.0, AlertState.UPDATED, 2, 12.0))
+    output.alert(alert(31.0, AlertState.ENDED, 3, 12.0))
+    output.close(complete=True)
+    text = (tmp_path / "lobby.vtt").read_text("utf-8")
+    assert "00:00:12.000 --> 00:00:31.000\nALERT fight (critical): two men are fighting" in text
+    events = [json.loads(line) for line in (tmp_path / "lobby.events.jsonl").open()]
+    assert [event["state"] for event in events] == ["started", "updated", "ended"]
+
+
+def test_a_short_alert_stays_long_enough_to_read() -> None:
+    one = {"at_s": 5.0, "alert": {"alert_id": "x", "rule": "r", "severity": "info", "caption": "c"}}
+    one["alert"] |= dict.fromkeys(
+        ("time", "first_seen", "last_seen"), "2026-11-23T06:00:00.000000Z"
+    )
+    assert [(cue.start_ms, cue.end_ms) for cue in alert_cues([one])] == [(5000, 8000)]
+
+
+def test_all_files_are_there_at_the_end_and_nothing_else(tmp_path: Path) -> None:
+    with_two = [CameraSource("lobby"), CameraSource("gate")]
+    outputs = OutputSet(tmp_path, with_two, ALL)
+    outputs.caption(caption(1.0, "a dog"))
+    outputs.caption(caption(1.0, "a cat", camera="gate"))
+    assert sorted(os.listdir(tmp_path)) == ["gate.part", "lobby.part"]
+    files = outputs.close()
+    endings = [".vtt", ".srt", ".jsonl", ".events.jsonl", ".coco.json"]
+    names = sorted(name + end for name in ("gate", "lobby") for end in endings)
+    assert sorted(os.listdir(tmp_path)) == names == sorted(path.name for path in files)
+    assert json.loads((tmp_path / "gate.coco.json").read_text()) == [
+        {"image_id": "gate:25", "caption": "a cat"}
+    ]
+
+
+def test_without_a_caption_the_files_are_valid_and_empty(tmp_path: Path) -> None:
+    CameraOutput(tmp_path, CameraSource("lobby"), ALL).close(complete=True)
+    assert (tmp_path / "lobby.vtt").read_text().startswith("WEBVTT")
+    assert json.loads((tmp_path / "lobby.coco.json").read_text()) == []
+    assert (tmp_path / "lobby.jsonl").read_text() == ""
+
+
+def test_live_subtitles_count_from_the_start_of_the_run(tmp_path: Path) -> None:
+    source = CameraSource("lobby", started_monotonic_ns=5_000_000_000)
+    output = CameraOutput(tmp_path, source, ("vtt",))
+    output.caption(caption(7.0, "a dog", live=True))
+    output.close(complete=True)
+    assert "00:00:07.000 -->" in (tmp_path / "lobby.vtt").read_text()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@settings(max_examples=40, deadline=None)
+@given(cut=st.integers(0, 4000), back=st.integers(0, 3))
+def test_resumed_after_a_cut_anywhere_the_files_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, back: int
+) -> None:
+    said = [caption(float(i), f"{'two' if i % 3 else 'no'} men walk") for i in range(12)]
+    whole, broken = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
+    unbroken = CameraOutput(whole, CameraSource("lobby"), ALL)
+    first = CameraOutput(broken, CameraSource("lobby"), ALL)
+    for each in said:
+        unbroken.caption(each)
+        first.caption(each)
+    unbroken.close(complete=True)
+    first.release()
+    os.truncate(first.journal_path, min(cut, first.journal_path.stat().st_size))
+    again = CameraOutput(broken, CameraSource("lobby"), ALL, resume=True)
+    reached = -1 if again.mark is None else again.mark.sequence
+    done = sum(each.stamp.sequence <= reached for each in said)
+    for each in said[max(0, done - back) :]:
+        again.caption(each)
+    again.close(complete=True)
+    assert contents(broken) == contents(whole)
+
+
+def test_a_journal_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    old = CameraOutput(tmp_path, CameraSource("lobby", fingerprint="beam 3"), ("jsonl",))
+    old.caption(caption(1.0, "a dog"))
+    old.close(complete=False)
+    kept = CameraOutput(
+        tmp_path, CameraSource("lobby", fingerprint="beam 3"), ("jsonl",), resume=True
+    )
+    assert kept.mark is not None and kept.mark.media_time_s == 1.0
+    kept.release()
+    other = CameraSource("lobby", fingerprint="beam 5")
+    assert CameraOutput(tmp_path, other, ("jsonl",), resume=True).mark is None
+
+
+@pytest.mark.fault
+def test_a_kill_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
+    program = f"""
+        import sys, time
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+        from test_outputs import *
+        output = CameraOutput(Path({str(tmp_path)!r}), CameraSource("lobby"), ALL)
+        for i in range(10**6):
+            output.caption(caption(float(i), "a dog"))
+            if i == 50:
+                print("going", flush=True)
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stdout.readline() == b"going\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert os.listdir(tmp_path) == ["lobby.part"]
+    again = CameraOutput(tmp_path, CameraSource("lobby"), ALL, resume=True)
+    assert again.mark is not None and again.mark.sequence >= 50 * 25
+    again.release()
+
+
+def test_a_failed_write_leaves_the_old_file_and_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lobby.vtt").write_text("old")
+    output = CameraOutput(tmp_path, CameraSource("lobby"), ("vtt",))
+    output.caption(caption(1.0, "a dog"))
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"lobby\.vtt: the disk is full; free some space"):
+        output.close(complete=True)
+    assert contents(tmp_path)["lobby.vtt"] == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["lobby.part", "lobby.vtt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_while_running_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lobby.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="the disk is full"):
+        CameraOutput(tmp_path, CameraSource("lobby"), ("vtt",))
+
+
+def test_a_directory_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OutputError, match="there is a file of that name"):
+        CameraOutput(tmp_path / "out", CameraSource("lobby"), ("vtt",))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="permission denied"):
+        CameraOutput(tmp_path / "out", CameraSource("lobby"), ("vtt",))
+
+
+def test_unknown_formats_and_colliding_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="format avi cannot be written; choose from vtt"):
+        OutputSet(tmp_path, [CameraSource("a")], ("vtt", "avi"))
+    with pytest.raises(OutputError, match=r"cameras a and a\.events would both write"):
+        OutputSet(tmp_path, [CameraSource("a"), CameraSource("a.events")], ("jsonl",))
+
+
+def test_the_recording_itself_is_never_overwritten(tmp_path: Path) -> None:
+    recording = tmp_path / "lobby.srt"
+    recording.write_bytes(b"footage")
+    with pytest.raises(OutputError, match="is the recording itself"):
+        CameraOutput(tmp_path, CameraSource("lobby", file=recording), ("srt",))
+    assert recording.read_bytes() == b"footage"
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_ffmpeg_reads_our_webvtt_and_turns_it_into_srt_and_back(tmp_path: Path) -> None:
+    cues = caption_cues([(0.5, "a <b> & c --> d"), (5.0, "two cars crash"), (9.0, "nobody")])
+    (tmp_path / "a.vtt").write_text(to_webvtt(cues), encoding="utf-8")
+    for source, target in (("a.vtt", "b.srt"), ("b.srt", "c.vtt")):
+        command = ["ffmpeg", "-v", "error", "-y", "-i", source, target]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    back = pysubs2.load(str(tmp_path / "c.vtt"), keep_html_tags=True)
+    assert [(e.start, e.end) for e in back] == [(cue.start_ms, cue.end_ms) for cue in cues]
+    assert [e.text for e in back][1:] == ["two cars crash", "nobody"]
+
+
+def test_the_summary_adds_up(tmp_path: Path) -> None:
+    one = CameraSummary("a", 10, 4, 1, 3, {"stale": 1}, {"corrupt": 1}, 3, 2, {"stale": 1})
+    two = CameraSummary("b", 5, 5, media_s=2.0, dropped={"stale": 0})
+    run = RunSummary((one, two), {"fight": 2}, wall_s=4.0)
+    assert one.frames_in_flight == 0 and one.windows_in_flight == 0
+    assert run.total.grabbed == 15 and run.total.dropped == {"stale": 1}
+    read = json.loads(write_summary(tmp_path, run).read_text())
+    assert read["type"] == "summary" and read["captions_per_second"] == 0.5
+    frames = read["cameras"][0]["frames"]
+    gone = sum(frames["dropped"].values()) + sum(frames["failed"].values())
+    assert frames["grabbed"] == frames["unsampled"] + frames["skipped"] + frames["encoded"] + gone
