@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ class NgramBlock:
         return log_probs.scatter_reduce(1, grams[..., -1], limit, "amin")
 
 
-class _Search:
+class _Search(Generic[State]):
     def __init__(
         self,
         step: Step[State],

@@ -66,7 +66,7 @@ def extensions(
     for word, log_prob in enumerate(word_log_probs(model, image, prefix)):
         new = (*prefix, word)
         early = word == END and len(new) < config.min_length
-        repeated = word != END and repeats_ngram((BEGIN, *new)[1:], config.block_ngrams)
+        repeated = word != END and repeats_ngram(new, config.block_ngrams)
         if not (early or repeated or word in config.forbidden):
             found.append((total + log_prob, new))
     return found
