@@ -50,7 +50,9 @@ class _Open:
         self.texts[text] = self.texts.get(text, 0) + 1
 
     def cue(self, end_ms: int) -> Cue:
-        text = max(self.texts, key=lambda each: self.texts[each])
+        # The text said most often that fits all others; the first always does.
+        often = sorted(self.texts, key=lambda each: -self.texts[each])
+        text = next(t for t in often if all(says_the_same(t, other) for other in self.texts))
         return Cue(self.start_ms, end_ms, text, said=sum(self.texts.values()))
 
 

@@ -181,10 +181,10 @@ def closing_lines(summary: RunSummary) -> Iterable[Text]:
     yield Text(f"{summary.total.captioned} captions in {summary.wall_s:.1f} s ({rate})")
     rules = ", ".join(f"{printable(rule)} {count}" for rule, count in summary.alerts.items())
     total = sum(summary.alerts.values())
-    yield Text(
-        f"{total} alert{'s'[: total - 1]}: {rules}" if total else "no alerts",
-        style="bold" if total else "",
-    )
+    if total:
+        yield Text(f"{total} {'alert' if total == 1 else 'alerts'}: {rules}", style="bold")
+    else:
+        yield Text("no alerts")
     for path in summary.files:
         yield Text(f"  {printable(str(path))}", style="cyan")
 
