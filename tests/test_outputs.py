@@ -268,6 +268,26 @@ def test_a_failed_write_leaves_the_old_file_and_the_journal(
     assert names(tmp_path) == ["lobby.part", "lobby.vtt"]
 
 
+@pytest.mark.fault
+def test_a_disk_that_fills_up_leaves_whole_lines_only(tmp_path: Path) -> None:
+    program = f"""
+        import resource, signal, sys
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+        from test_outputs import *
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        output = CameraOutput(Path({str(tmp_path)!r}), CameraSource("lobby"), ALL)
+        for i in range(100):
+            output.caption(caption(float(i), "a dog"))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "OutputError: cannot write" in child.stderr and "disk is full" in child.stderr
+    journal = (tmp_path / "lobby.part").read_bytes()
+    assert journal.endswith(b"\n") and 1000 < len(journal) <= 2000
+    assert all(json.loads(line) for line in journal.splitlines())
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_while_running_is_said(tmp_path: Path) -> None:
     (tmp_path / "lobby.part").symlink_to("/dev/full")

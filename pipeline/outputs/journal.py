@@ -7,6 +7,7 @@ read are made from it at the end. ``--resume`` opens it again and goes on.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -91,7 +92,7 @@ class Journal:
             written = self._file.write(line)
             if written != len(line):  # a disk that is nearly full takes a part of the line
                 self._file.truncate(start)
-                self._file.write(line)
+                raise OSError(errno.ENOSPC, "only a part of a line could be written")
 
     def _recover(self) -> bool:
         """Read what a run before left, cut a torn last line off; False when there is no use."""
