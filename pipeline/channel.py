@@ -72,22 +72,33 @@ class Channel(Generic[T]):
         """Whether :meth:`close` was called; items may still wait inside."""
         return self._closed
 
-    def put(self, item: T, lane: Hashable = None, overflow: Overflow | None = None) -> bool:
+    def put(
+        self,
+        item: T,
+        lane: Hashable = None,
+        overflow: Overflow | None = None,
+        capacity: int | None = None,
+    ) -> bool:
         """Put one item; return False if *this* item was dropped (``drop_newest``).
 
         ``overflow`` overrides the channel's policy for this item (a file waits where a live
-        camera drops). Raises :class:`ChannelClosed` when the channel is or becomes closed.
+        camera drops), ``capacity`` the lane's (a file may fill all its slots).
+
+        Raises:
+            ChannelClosed: The channel is or becomes closed.
+
         """
         policy = overflow or self.overflow
+        limit = capacity or self.capacity
         dropped: T | None = None
         kept = True
         with self._lock:
             queue = self._lanes.setdefault(lane, deque())
-            while not self._closed and len(queue) >= self.capacity and policy is Overflow.WAIT:
+            while not self._closed and len(queue) >= limit and policy is Overflow.WAIT:
                 self._not_full.wait()
             if self._closed:
                 raise ChannelClosed(self.name)
-            if len(queue) < self.capacity:
+            if len(queue) < limit:
                 queue.append(item)
             elif policy is Overflow.DROP_OLDEST:
                 dropped = queue.popleft()

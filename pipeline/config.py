@@ -84,6 +84,8 @@ class CaptureConfig(Strict):
     """``wait``, ``drop_oldest`` or ``drop_newest``; unset, files wait and live drops oldest."""
     restart_budget: PositiveInt = 5
     restart_window_s: PositiveFloat = 60.0
+    skip_unchanged_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Mean grey difference (0..1) from the last frame below which a frame is skipped; 0: never."""
     preview_pixels: Annotated[int, Field(ge=64, le=1920)] = 640
     """Longest side, in pixels, of the picture kept for snapshots."""
 

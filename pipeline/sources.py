@@ -112,8 +112,7 @@ def split_credentials(rest: str) -> tuple[str | None, str]:
     """
     marks = [match.start() for match in re.finditer("@", rest)]
     hosts = {mark: match for mark in marks if (match := _HOST.match(rest, mark + 1))}
-    plain = _HOST.match(rest)
-    if not hosts or (plain and "@" not in rest[: plain.end()] and _is_plain(plain, rest)):
+    if not hosts or _HOST.match(rest):  # host/path@x and host:554/path@x hold no credentials
         return None, rest
     with_port = [mark for mark in hosts if hosts[mark][2]]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -179,8 +178,10 @@ def check_source(source: Source) -> None:
         raise SourceError(f"{source.display}: no such file; check the path")
     if source.kind is SourceKind.FOLDER:
         if path.is_dir() and not images_in(path):
-            raise SourceError(f"{source.display}: is a folder without images; give a video file, "
-                              "or a folder of .jpg or .png pictures")
+            raise SourceError(
+                f"{source.display}: is a folder without images; give a video file, "
+                "or a folder of .jpg or .png pictures"
+            )
         return
     if not path.is_file():
         raise SourceError(f"{source.display}: is not a regular file; give a video file")
@@ -203,19 +204,16 @@ def images_in(folder: Path) -> list[Path]:
 def _network_source(scheme: str, rest: str) -> Source:
     credentials, place = split_credentials(rest)
     if not _HOST.match(place):
-        raise SourceError(f"{redact(f'{scheme}://{rest}')}: names no host; "
-                          f"write {scheme}://user:password@host:port/path")
+        raise SourceError(
+            f"{redact(f'{scheme}://{rest}')}: names no host; "
+            f"write {scheme}://user:password@host:port/path"
+        )
     display = f"{scheme}://{'***@' if credentials else ''}{place}"
     if credentials is None:
         return Source(SourceKind(scheme), redact(display), f"{scheme}://{place}")
     user, colon, password = credentials.partition(":")
     quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
     return Source(SourceKind(scheme), redact(display), f"{scheme}://{quoted}@{place}")
-
-
-def _is_plain(host: re.Match[str], rest: str) -> bool:
-    """Whether ``host/path@x`` or ``host:554/path@x`` is read as having no credentials."""
-    return bool(host[2]) or rest[host.end() : host.end() + 1] == "/"
 
 
 def _refusal(scheme: str) -> str:

@@ -1,0 +1,208 @@
+"""One camera as the main process sees it: its slots, its grabber child, its books."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+
+from pipeline.channel import Overflow
+from pipeline.config import CaptureConfig
+from pipeline.grab_messages import CaptureAccount, GrabJob, Grant, Progress, SourceInfo, Stop
+from pipeline.messages import FrameRef
+from pipeline.restarts import RestartPolicy
+from pipeline.slots import FrameSlots
+from pipeline.sources import Source
+
+__all__ = ["CameraFeed", "CameraSpec", "CameraStatus", "FeedState"]
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSpec:
+    """A camera to capture. ``start_time`` (aware) says when a recording began, if known."""
+
+    name: str
+    source: Source
+    capture: CaptureConfig = CaptureConfig()
+    start_time: datetime | None = None
+
+    @property
+    def overflow(self) -> Overflow:
+        """What a full lane does: files wait, live drops the oldest, unless configured."""
+        if self.capture.overflow is not None:
+            return self.capture.overflow
+        return Overflow.DROP_OLDEST if self.source.live else Overflow.WAIT
+
+
+class FeedState(str, Enum):
+    """What a camera is doing."""
+
+    QUEUED = "queued"
+    OPENING = "opening"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """A camera at one moment; ``up`` is whether new frames come. ``error`` holds no secrets."""
+
+    state: FeedState
+    up: bool
+    info: SourceInfo | None
+    last_frame_at: datetime | None
+    position_s: float | None
+    reconnects: int
+    timestamp_faults: int
+    error: str | None
+
+
+class CameraFeed:
+    """State of one camera. All but :meth:`release` is for the capture thread alone.
+
+    A slot is with the pipeline (*lent*), with the child (*granted*), or free; a slot that a dead
+    child held is free again, since no message about it will ever come.
+    """
+
+    def __init__(self, spec: CameraSpec, square_pixels: int, slots: int) -> None:
+        self.spec = spec
+        self.slots = FrameSlots.create(spec.name, slots, square_pixels, spec.capture.preview_pixels)
+        budget, window_s = spec.capture.restart_budget, spec.capture.restart_window_s
+        self.restarts = RestartPolicy(budget, window_s, random.Random())
+        self.state = FeedState.QUEUED
+        self.connection: Connection | None = None
+        self.process: BaseProcess | None = None
+        self.info: SourceInfo | None = None
+        self.error: str | None = None
+        self.offline_since: datetime | None = None
+        self.last_frame_at: datetime | None = None
+        self.position_s: float | None = None
+        self.reconnects = 0
+        self.timestamp_faults = 0
+        self.started_s = 0.0
+        self.retry_at_s: float | None = None
+        self.newest_s = 0.0
+        self.came_frame = False
+        self.dying_reason: str | None = None
+        self._settled = CaptureAccount()
+        self._current = CaptureAccount()
+        self._lock = threading.Lock()
+        self._lent: set[int] = set()
+        self._granted: set[int] = set()
+
+    def start(self, context: BaseContext, target: Callable[..., None], now_s: float) -> None:
+        """Start a grabber child and grant it every slot that is not lent."""
+        ours, theirs = context.Pipe()
+        job = GrabJob(
+            camera=self.spec.name,
+            source=self.spec.source,
+            config=self.spec.capture,
+            layout=self.slots.layout,
+            first_sequence=self.account().grabbed,
+            start_time=None if self.spec.source.live else self.spec.start_time,
+            waits=self.spec.overflow is Overflow.WAIT,
+        )
+        # BaseContext does not declare Process; every concrete context has it.
+        process = context.Process(  # type: ignore[attr-defined]
+            target=target, args=(theirs, job), name=f"grabber-{self.spec.name}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        self.state, self.process = FeedState.OPENING, process
+        self.started_s = self.newest_s = now_s
+        self.retry_at_s, self.came_frame, self.dying_reason = None, False, None
+        with self._lock:
+            self.connection = ours
+            self._granted.clear()
+            self._grant(set(range(self.slots.layout.slots)) - self._lent)
+
+    def book(self, progress: Progress) -> None:
+        """Take over a child's counts; each message carries all it has counted."""
+        self._current = progress.account
+        self.timestamp_faults = progress.timestamp_faults
+        self.newest_s = max(self.newest_s, progress.newest_ns / 1e9)
+
+    def book_undeliverable(self) -> None:
+        """One delivered frame was not taken: the run is being cut short."""
+        self._settled += CaptureAccount(delivered=-1, dropped={"aborted": 1})
+
+    def account(self) -> CaptureAccount:
+        """Where this camera's frames went, over all its children."""
+        return self._settled + self._current
+
+    def lend(self, ref: FrameRef) -> None:
+        """A filled slot came from the child: it is the pipeline's until released."""
+        with self._lock:
+            self._granted.discard(ref.slot)
+            self._lent.add(ref.slot)
+
+    def release(self, slot: int) -> None:
+        """Take a slot back and grant it to the child; any thread may call."""
+        with self._lock:
+            if slot in self._lent:
+                self._lent.discard(slot)
+                self._grant({slot})
+
+    def waits_for_slot(self) -> bool:
+        """Whether the child can do nothing because the pipeline holds all slots."""
+        with self._lock:
+            return not self._granted
+
+    def ask_to_stop(self) -> None:
+        """Tell the child to end by itself."""
+        with self._lock:
+            if self.connection is not None:
+                with contextlib.suppress(OSError):
+                    self.connection.send(Stop())
+
+    def kill(self) -> None:
+        """End the child at once; what it had sent is still read until the pipe ends."""
+        if self.process is not None:
+            self.process.kill()
+
+    def child_gone(self) -> None:
+        """The pipe has ended: reap the child and settle its books."""
+        with self._lock:
+            if self.connection is not None:
+                self.connection.close()
+            self.connection = None
+            self._granted.clear()
+        if self.process is not None:
+            self.process.join(2.0)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
+            self.process.close()
+        self.process = None
+        self._settled += self._current
+        self._current = CaptureAccount()
+
+    def status(self) -> CameraStatus:
+        """Return what to show of this camera."""
+        up = self.state is FeedState.RUNNING and self.came_frame and self.offline_since is None
+        return CameraStatus(
+            self.state,
+            up,
+            self.info,
+            self.last_frame_at,
+            self.position_s,
+            self.reconnects,
+            self.timestamp_faults,
+            self.error,
+        )
+
+    def _grant(self, slots: set[int]) -> None:
+        if self.connection is None or not slots:
+            return
+        self._granted |= slots
+        with contextlib.suppress(OSError):  # the child has died; its end is seen when reading
+            self.connection.send(Grant(tuple(sorted(slots))))

