@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from multiprocessing.connection import Connection
@@ -30,7 +30,7 @@ class CameraSpec:
 
     name: str
     source: Source
-    capture: CaptureConfig = CaptureConfig()
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
     start_time: datetime | None = None
 
     @property
@@ -140,7 +140,7 @@ class CameraFeed:
         return self._settled + self._current
 
     def lend(self, ref: FrameRef) -> None:
-        """A filled slot came from the child: it is the pipeline's until released."""
+        """Note that a filled slot came from the child: it is the pipeline's until released."""
         with self._lock:
             self._granted.discard(ref.slot)
             self._lent.add(ref.slot)
@@ -170,7 +170,7 @@ class CameraFeed:
             self.process.kill()
 
     def child_gone(self) -> None:
-        """The pipe has ended: reap the child and settle its books."""
+        """Reap the child whose pipe has ended, and settle its books."""
         with self._lock:
             if self.connection is not None:
                 self.connection.close()

@@ -226,17 +226,17 @@ class Capture:
             deadlines.append(self._kill_at_s)
         return max(0.005, min(deadlines) - now_s)
 
-    def _hear(self, connection: Connection) -> None:
+    def _hear(self, connection: object) -> None:
         if connection is self._wake_reader:
             self._obey()
             return
         feed = next((f for f in self._feeds.values() if f.connection is connection), None)
-        if feed is None:
+        if feed is None or feed.connection is None:
             return
         try:
             while True:
-                self._on_message(feed, connection.recv())
-                if not connection.poll():
+                self._on_message(feed, feed.connection.recv())
+                if not feed.connection.poll():
                     return
         except (EOFError, OSError):
             self._on_child_gone(feed)
@@ -387,7 +387,7 @@ def _run_grabber(connection: Connection, job: GrabJob) -> None:
 
 
 def _grabber_context() -> BaseContext:
-    """A server that has imported OpenCV forks the children: they share its pages."""
+    """Choose a server that has imported OpenCV to fork the children: they share its pages."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

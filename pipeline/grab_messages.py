@@ -60,9 +60,10 @@ class CaptureAccount:
 
 @dataclass(frozen=True, slots=True)
 class GrabJob:
-    """What one grabber child is to do. ``first_sequence`` frames were settled by its forerunners:
-    a file goes on after them, a live camera only counts on. ``start_time``, when set, is when the
-    recording began.
+    """What one grabber child is to do.
+
+    ``first_sequence`` frames were settled by its forerunners: a file goes on after them, a live
+    camera only counts on. ``start_time``, when set, is when the recording began.
     """
 
     camera: str

@@ -5,6 +5,7 @@ It may hang or die; the main process kills and replaces it (:mod:`pipeline.captu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -99,10 +100,8 @@ class Grabber:
 
     def tell_failure(self, sentence: str, refused: bool = False) -> None:
         """Say why this child ends."""
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # main is gone
             self._connection.send(Failed(sentence, self._progress(), refused))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the main process is gone
 
     def _handle(self, reader: FrameReader) -> None:
         stamp = self._stamp(reader)

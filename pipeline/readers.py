@@ -36,10 +36,10 @@ class FrameReader(Protocol):
         """Go to the next frame; False at the end or at a fault."""
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """The grabbed frame, (H, W, 3) uint8 BGR, or None when it cannot be decoded."""
+        """Return the grabbed frame, (H, W, 3) uint8 BGR, or None when it cannot be decoded."""
 
     def position_s(self) -> float:
-        """The decoder's media time of the grabbed frame, seconds."""
+        """Return the decoder's media time of the grabbed frame, seconds."""
 
     def close(self) -> None:
         """Release the source."""

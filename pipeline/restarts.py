@@ -26,7 +26,7 @@ class RestartPolicy:
         self.exhausted = False
 
     def frame_came(self) -> None:
-        """The camera works: the next failure starts a new back-off."""
+        """Note that the camera works: the next failure starts a new back-off."""
         self._attempts = 0
         self._failing_since_s = None
 

@@ -47,7 +47,9 @@ class FrameSlots:
     def __init__(self, layout: SlotLayout, memory: SharedMemory) -> None:
         self.layout = layout
         self._memory = memory
-        self._bytes: NDArray[np.uint8] | None = np.frombuffer(memory.buf, np.uint8)
+        self._bytes: NDArray[np.uint8] | None = np.frombuffer(
+            memoryview(memory.buf or b""), np.uint8
+        )
 
     @classmethod
     def create(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from pipeline.redaction import redact
 
@@ -112,9 +112,9 @@ def split_credentials(rest: str) -> tuple[str | None, str]:
     """
     marks = [match.start() for match in re.finditer("@", rest)]
     hosts = {mark: match for mark in marks if (match := _HOST.match(rest, mark + 1))}
-    if not hosts or _HOST.match(rest):  # host/path@x and host:554/path@x hold no credentials
+    with_port = [mark for mark in hosts if hosts[mark][2] and ":" in rest[:mark]]
+    if not hosts or (_HOST.match(rest) and not with_port):  # host/path@x holds no credentials
         return None, rest
-    with_port = [mark for mark in hosts if hosts[mark][2]]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     standard = authority.rfind("@")
     if with_port:
@@ -212,7 +212,9 @@ def _network_source(scheme: str, rest: str) -> Source:
     if credentials is None:
         return Source(SourceKind(scheme), redact(display), f"{scheme}://{place}")
     user, colon, password = credentials.partition(":")
-    quoted = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="")
+    quoted = (
+        quote(unquote_to_bytes(user), safe="") + colon + quote(unquote_to_bytes(password), safe="")
+    )
     return Source(SourceKind(scheme), redact(display), f"{scheme}://{quoted}@{place}")
 
 
@@ -235,7 +237,8 @@ def _split_name(text: str) -> tuple[str | None, str]:
 def _expand(body: str) -> list[Source]:
     if not glob.has_magic(body) or Path(body).exists() or "://" in body:
         return [parse_source(body)]
-    paths = [path for path in sorted(glob.glob(body, recursive=True)) if _is_watchable(Path(path))]
+    matches = sorted(glob.glob(body, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute
+    paths = [path for path in matches if _is_watchable(Path(path))]
     if not paths:
         raise SourceError(f"{body}: no video file matches; check the pattern")
     return [parse_source(path) for path in paths]

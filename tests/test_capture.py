@@ -4,8 +4,12 @@ import importlib.util
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from rtsp_server import RtspServer, free_port
 
@@ -45,7 +49,7 @@ class Run:
             refs += self.take(0.1)
         return refs
 
-    def take_until(self, condition, within_s: float) -> list[FrameRef]:
+    def take_until(self, condition: Callable[[], bool], within_s: float) -> list[FrameRef]:
         refs, end = [], time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < end, (self.capture.status(), self.events)
@@ -69,7 +73,7 @@ class Run:
         self.capture.close()
 
 
-def file_spec(name: str, path: Path, **settings) -> CameraSpec:
+def file_spec(name: str, path: Path, **settings: Any) -> CameraSpec:
     return CameraSpec(name, parse_source(str(path)), CaptureConfig(**settings))
 
 
@@ -90,9 +94,6 @@ def test_a_file_gives_every_sampled_frame_once_and_the_books_balance():
 
 
 def test_pictures_in_the_slots_are_the_files_pictures():
-    import cv2
-    import numpy as np
-
     with Run(file_spec("bikes", CLIPS / "bikes.mp4", analysis_fps=5)) as run:
         (ref,) = run.inbox.take(1, 30.0)
         slots = run.capture.slots("bikes")
@@ -130,7 +131,7 @@ def test_a_files_killed_grabber_goes_on_after_the_last_settled_frame():
     assert account.balanced and account.grabbed == 250
 
 
-def test_a_truncated_file_gives_what_it_has_and_ends(tmp_path):
+def test_a_truncated_file_gives_what_it_has_and_ends(tmp_path: Path):
     cut = tmp_path / "cut.mp4"
     data = (CLIPS / "bikes.mp4").read_bytes()
     cut.write_bytes(data)
@@ -221,10 +222,8 @@ def test_a_killed_server_is_reconnected_when_it_returns():
     assert [event.state for event in run.events] == [CameraState.OFFLINE, CameraState.ONLINE]
 
 
-def test_a_text_file_and_an_image_folder(tmp_path):
+def test_a_text_file_and_an_image_folder(tmp_path: Path):
     (tmp_path / "pictures").mkdir()
-    import cv2
-
     _, image = cv2.VideoCapture(str(CLIPS / "bikes.mp4")).read()
     for number in range(3):
         cv2.imwrite(str(tmp_path / "pictures" / f"{number}.png"), image)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.frame_clock import FrameSampler, MediaClock
+from pipeline.redaction import redact
+from pipeline.sources import SourceError, SourceKind, expand_sources, parse_source, recorded_at
+
+PASSWORDS = st.text(alphabet="abzé漢019@:/#?!&=$+%", min_size=1, max_size=12)
+
+
+@given(PASSWORDS)
+def test_any_password_is_passed_on_whole_and_never_shown(password: str):
+    text = f"rtsp://admin:{password}@10.0.0.7:8554/stream"
+    source = parse_source(text)
+    parts = urlsplit(source.location)
+    assert (parts.hostname, parts.port, parts.path) == ("10.0.0.7", 8554, "/stream")
+    assert unquote_to_bytes(parts.password or "") == unquote_to_bytes(password)
+    shown = "rtsp://***@10.0.0.7:8554/stream"
+    assert source.display == redact(text) == shown and repr(source) == f"Source(rtsp, {shown!r})"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "concat:a|b",
+        "subfile,,start,0,end,0,,:x",
+        "data:video/mp4;base64,AA",
+        "file:///etc/passwd",
+        "pipe:0",
+        "tcp://h:1",
+        "lavfi:testsrc",
+        "",
+    ],
+)
+def test_schemes_that_are_not_listed_are_refused(text: str):
+    with pytest.raises(SourceError):
+        parse_source(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "path"),
+    [("rtsp://h/cam@1", "h", "/cam@1"), ("rtsp://h:554/cam@1", "h", "/cam@1")],
+)
+def test_an_at_sign_in_the_path_is_no_password(text: str, host: str, path: str):
+    parts = urlsplit(parse_source(text).location)
+    assert (parts.hostname, parts.path, parts.username) == (host, path, None)
+
+
+def test_kinds():
+    assert parse_source("0").kind is SourceKind.DEVICE
+    assert parse_source("https://h/x.m3u8").live
+    assert not parse_source("clip.mp4").live
+
+
+def test_names_are_made_unique_and_globs_opened(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clip.mp4").write_bytes(b"\0video")
+    (tmp_path / "a" / "notes.txt").write_text("no video")
+    found = expand_sources([f"{tmp_path}/*/*", "door=rtsp://u:p@h:554/x", "rtsp://h/x"])
+    assert [name for name, _ in found] == ["clip", "clip-2", "door", "h"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.mp4", None, "no such file"),
+        ("empty.mp4", b"", "is empty"),
+        ("text.mp4", "schön, aber kein Video\n".encode(), "is text"),
+        ("folder", "folder", "without images"),
+    ],
+)
+def test_what_cannot_be_a_video_is_refused_with_one_line(
+    tmp_path: Path, name: str, content: bytes | str | None, said: str
+):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=said) as caught:
+        expand_sources([str(path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_time_in_the_name_wins_over_the_files_own(tmp_path: Path):
+    path = tmp_path / "cam1_2026-11-23_06-00-00.mp4"
+    path.write_bytes(b"\0")
+    start = recorded_at(parse_source(str(path)), 10.0)
+    assert start == datetime(2026, 11, 23, 6, tzinfo=timezone.utc)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 120))
+def test_media_time_always_increases(positions: list[float], fps: float):
+    clock = MediaClock(fps)
+    times = [clock.advance(position) for position in positions]
+    assert times == sorted(set(times))
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_the_sampler_looks_at_the_asked_rate(fps: int, analysis_fps: int):
+    sampler = FrameSampler(analysis_fps)
+    seen = sum(sampler.wants(k / fps) for k in range(fps * 20))
+    assert abs(seen - 20 * min(fps, analysis_fps)) <= 1
