@@ -1,0 +1,249 @@
+"""Encoder, decoder and search as one: pictures or clips in, hypotheses out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.decoders import Decoder, DecoderState
+from models.encoders import Encoder
+from models.fusion import Memory
+from models.search import Hypothesis as Path
+from models.search import SearchConfig, search
+from models.transforms import to_square
+from models.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+
+__all__ = ["Alternative", "Captioner", "Hypothesis", "Window", "Word", "pad_windows"]
+
+Window = tuple[Sequence[Tensor] | Tensor, Sequence[float]]
+"""Features of T frames, each (R, D), oldest first, and their times in seconds."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, its probability given the words before it, and where the model looked.
+
+    ``attention`` is (T, rows, columns) float32 over the window's frames and sums to one.
+    """
+
+    text: str
+    probability: float
+    attention: NDArray[np.float32] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another hypothesis: text and log probability in nats."""
+
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The best caption of a clip; ``alternatives`` are the other beams, best first.
+
+    ``finished`` is False for the best partial caption of a search that never ended.
+    """
+
+    text: str
+    log_probability: float
+    words: tuple[Word, ...]
+    alternatives: tuple[Alternative, ...] = ()
+    finished: bool = True
+
+
+class Captioner(nn.Module):
+    """A captioner ready to use.
+
+    Attributes:
+        input_size: Side in pixels of the square :meth:`encode` takes.
+        identity: Name and first 12 hex digits of the checkpoint's SHA-256.
+        runtime: How it runs; ``eager`` is plain PyTorch.
+
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, input_size: int
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.vocabulary = vocabulary
+        self.input_size = input_size
+        self.identity = "untrained"
+        self.runtime = "eager"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.output.weight.device
+
+    def caption(
+        self,
+        clips: Sequence[NDArray[np.uint8]],
+        beam_size: int = 3,
+        max_words: int = 20,
+    ) -> list[Hypothesis]:
+        """Caption pictures (H, W, 3) or clips (T, H, W, 3), uint8 RGB, of any sizes.
+
+        Raises:
+            ValueError: An array of another shape or type.
+
+        """
+        windows: list[Window] = []
+        for clip in clips:
+            frames = _frames_of(clip)[-self.decoder.config.window_frames :]
+            squares = np.stack([to_square(frame, self.input_size) for frame in frames])
+            windows.append((self.encode(squares), [float(i) for i in range(len(frames))]))
+        return self.decode(windows, beam_size=beam_size, max_words=max_words)
+
+    @torch.inference_mode()
+    def encode(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Encode (N, S, S, 3) uint8 RGB squares into (N, R, D) features on the device."""
+        expected = (self.input_size, self.input_size, 3)
+        if frames.dtype != np.uint8 or frames.shape[1:] != expected:
+            raise ValueError(
+                f"encode takes uint8 (N, {expected[0]}, {expected[1]}, 3), "
+                f"not {frames.dtype} {frames.shape}"
+            )
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+        features: Tensor = self.encoder(pixels.permute(0, 3, 1, 2))
+        return features.float()
+
+    @torch.inference_mode()
+    def decode(
+        self, windows: Sequence[Window], *, beam_size: int = 3, max_words: int = 20
+    ) -> list[Hypothesis]:
+        """Caption windows of features; one :class:`Hypothesis` each, in order."""
+        if not windows:
+            return []
+        features, mask = pad_windows(windows, self.decoder.config.window_frames)
+        memory = self.decoder.memory(features.to(self.device), mask.to(self.device))
+        paths = self._search(memory, beam_size, max_words)
+        frames = [int(row.sum()) for row in mask]
+        return [self._hypothesis(path, count) for path, count in zip(paths, frames, strict=True)]
+
+    @torch.inference_mode()
+    def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:
+        """Evidence in nats: log P(sentence | clip) - log P(sentence), (len(clips), n).
+
+        The prior is the mean of the sentence's probability over the clips' blurred selves is not
+        to be had cheaply; it is taken with the picture hidden: a memory of zero features.
+        """
+        windows: list[Window] = []
+        for clip in clips:
+            frames = _frames_of(clip)[-self.decoder.config.window_frames :]
+            squares = np.stack([to_square(frame, self.input_size) for frame in frames])
+            windows.append((self.encode(squares), [0.0] * len(frames)))
+        features, mask = pad_windows(windows, self.decoder.config.window_frames)
+        given = self._sentence_log_probability(features, mask, sentences)
+        blank = self._sentence_log_probability(
+            torch.zeros_like(features[:1]), torch.ones_like(mask[:1]), sentences
+        )
+        return given - blank
+
+    def _sentence_log_probability(
+        self, features: Tensor, mask: Tensor, sentences: Sequence[str]
+    ) -> Tensor:
+        encoded = [[BEGIN, *self.vocabulary.encode(text), END] for text in sentences]
+        tokens = torch.full((len(encoded), max(map(len, encoded))), PAD)
+        for row, sentence in enumerate(encoded):
+            tokens[row, : len(sentence)] = torch.tensor(sentence)
+        tokens = tokens.to(self.device).expand(len(features), *tokens.shape)
+        memory = self.decoder.memory(features.to(self.device), mask.to(self.device))
+        logits, _ = self.decoder(memory, tokens.contiguous())
+        targets = tokens[:, :, 1:]
+        log_probabilities = F.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        total: Tensor = (log_probabilities * (targets != PAD)).sum(-1)
+        return total
+
+    def _search(self, memory: Memory, beam_size: int, max_words: int) -> list[list[Path]]:
+        def step(tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+            return self.decoder.step(tokens, state, memory)
+
+        config = SearchConfig(
+            begin=BEGIN,
+            end=END,
+            beam_size=beam_size,
+            n_best=beam_size,
+            min_length=4,
+            max_length=max_words + 1,
+            length_penalty=0.7,
+            block_ngrams=3,
+            forbidden=(PAD, BEGIN, UNKNOWN),
+        )
+        state = self.decoder.initial_state(memory)
+        return search(step, state, config, trace=lambda new: new.attention)
+
+    def _hypothesis(self, paths: list[Path], frames: int) -> Hypothesis:
+        best = paths[0]
+        attention = [None] * len(best.tokens) if best.trace is None else list(best.trace)
+        words = tuple(
+            Word(self.vocabulary.words[token], math.exp(log_probability), _grid(weights, frames))
+            for token, log_probability, weights in zip(
+                best.tokens, best.word_log_probs, attention, strict=False
+            )
+        )
+        return Hypothesis(
+            self.vocabulary.decode(best.tokens),
+            best.log_probability,
+            words,
+            tuple(
+                Alternative(self.vocabulary.decode(path.tokens), path.log_probability)
+                for path in paths[1:]
+            ),
+            best.finished,
+        )
+
+
+def pad_windows(windows: Sequence[Window], longest: int) -> tuple[Tensor, Tensor]:
+    """Stack windows, newest frame last, missing frames in front.
+
+    Returns:
+        Features (N, T, R, D) and a mask (N, T), True where a frame exists; T is the longest
+        window given, at most ``longest`` (older frames are left out).
+
+    """
+    stacks = [torch.stack(list(features))[-longest:].float() for features, _ in windows]
+    frames = max(len(stack) for stack in stacks)
+    padded = stacks[0].new_zeros((len(stacks), frames, *stacks[0].shape[1:]))
+    mask = torch.zeros((len(stacks), frames), dtype=torch.bool)
+    for row, stack in enumerate(stacks):
+        padded[row, frames - len(stack) :] = stack
+        mask[row, frames - len(stack) :] = True
+    return padded, mask
+
+
+def _frames_of(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if clip.dtype != np.uint8 or clip.ndim not in (3, 4) or clip.shape[-1] != 3:
+        raise ValueError(
+            "a clip is a uint8 RGB array of shape (H, W, 3) or (T, H, W, 3), "
+            f"not {clip.dtype} {clip.shape}"
+        )
+    return clip[None] if clip.ndim == 3 else clip
+
+
+def _grid(weights: Tensor | None, frames: int) -> NDArray[np.float32]:
+    """Attention over a square grid of regions, the window's real frames only."""
+    if weights is None:
+        return np.zeros((frames, 1, 1), np.float32)
+    array = weights.float().numpy()
+    return _split(array, frames)
+
+
+def _split(array: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+    # The grid is square, and padding stands in front; so the last frames * side**2 are real.
+    total = len(array)
+    for padded in range(frames, total + 1):
+        side = math.isqrt(total // padded)
+        if padded * side * side == total:
+            return array.reshape(padded, side, side)[-frames:]
+    raise ValueError(f"{total} attention weights are no square grids of {frames} frames")

@@ -1,0 +1,102 @@
+"""A checkpoint is a folder: tensors (safetensors), config, vocabulary and card; never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.captioner import Captioner
+from models.decoders import Decoder, DecoderConfig
+from models.encoders import EncoderError, build_encoder
+from models.vocabulary import Vocabulary
+
+__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
+
+_TENSORS, _CONFIG, _VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the text says which file and what to do."""
+
+
+def save_checkpoint(folder: Path, captioner: Captioner) -> None:
+    """Write tensors in half precision, config with the tensors' SHA-256, and vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in captioner.state_dict().items()
+    }
+    save_file(tensors, folder / _TENSORS)
+    config = {
+        "format": 1,
+        "encoder": captioner.encoder.name,
+        "input_size": captioner.input_size,
+        "decoder": asdict(captioner.decoder.config),
+        "sha256": _sha256(folder / _TENSORS),
+    }
+    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
+
+
+def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
+    """Load a checkpoint folder for inference.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or does not belong to the others.
+
+    """
+    config = _read_config(folder)
+    try:
+        decoder_config = DecoderConfig(**config["decoder"])
+        encoder = build_encoder(config["encoder"])
+        words = (folder / _VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+        vocabulary = Vocabulary(words)
+        input_size = int(config["input_size"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: {error.filename} is missing") from None
+    except (KeyError, TypeError, ValueError, EncoderError) as error:
+        raise CheckpointError(f"{folder / _CONFIG}: not usable: {error}") from None
+    captioner = Captioner(encoder, Decoder(decoder_config), vocabulary, input_size)
+    _fill(captioner, folder / _TENSORS, str(config.get("sha256", "")))
+    captioner.identity = f"{name}-{str(config.get('sha256', ''))[:12]}"
+    return captioner.eval().to(device)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no checkpoint there ({_CONFIG} is missing)") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{folder / _CONFIG}: cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != 1:
+        raise CheckpointError(f"{folder / _CONFIG}: not a checkpoint of format 1")
+    return config
+
+
+def _fill(captioner: Captioner, file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing; fetch the checkpoint again")
+    if _sha256(file) != sha256:
+        raise CheckpointError(f"{file}: damaged (its SHA-256 is not the config's); fetch it again")
+    try:
+        tensors = load_file(file)
+        captioner.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{file}: does not fit its config: {first}") from None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

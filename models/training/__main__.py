@@ -1,0 +1,43 @@
+"""``python -m models.training --config FILE``: build the feature cache, train, save."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import yaml
+
+from models.training.features import FeatureCache, build_cache, open_cache
+from models.training.loop import Trainer, TrainingConfig
+from models.training.sources import read_flickr, read_surveillance
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(prog="python -m models.training")
+    parser.add_argument("--config", type=Path, required=True, help="a file of configs/train")
+    default_data = os.environ.get("WATCHWORD_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/features"))
+    parser.add_argument("--output", type=Path, default=Path("runs/default"))
+    arguments = parser.parse_args()
+    config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
+    cache = _cache(config, arguments.data, arguments.cache / config.encoder)
+    samples = [*read_flickr(arguments.data), *read_surveillance(arguments.data)]
+    Trainer(config, samples, cache, arguments.output).run()
+
+
+def _cache(config: TrainingConfig, data: Path, folder: Path) -> FeatureCache:
+    try:
+        return open_cache(folder)
+    except FileNotFoundError:
+        return build_cache(
+            data, folder, config.encoder, config.input_size, config.frames_per_clip
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Batches of cached features with their captions, in an order fixed by seed and epoch."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.training.features import VIEWS, FeatureCache
+from models.training.sources import Sample
+from models.vocabulary import BEGIN, END, PAD, Vocabulary
+
+__all__ = ["TrainingBatch", "batches", "caption_tensor", "features_of"]
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Clips of one length: features (N, T, R, D), mask (N, T), tokens (N, K, L), samples."""
+
+    features: Tensor
+    mask: Tensor
+    tokens: Tensor
+    samples: tuple[Sample, ...]
+
+
+def batches(
+    samples: Sequence[Sample],
+    cache: FeatureCache,
+    vocabulary: Vocabulary,
+    batch_clips: int,
+    order: random.Random,
+) -> Iterator[TrainingBatch]:
+    """Every sample once, grouped so that no batch needs padding, in random order and view."""
+    groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[cache.index[sample.key][1], len(sample.captions)].append(sample)
+    chunks: list[list[Sample]] = []
+    for group in groups.values():
+        order.shuffle(group)
+        frames = cache.index[group[0].key][1]
+        size = max(1, batch_clips // frames)
+        chunks += [group[i : i + size] for i in range(0, len(group), size)]
+    order.shuffle(chunks)
+    for chunk in chunks:
+        views = [order.randrange(VIEWS) for _ in chunk]
+        features = features_of(chunk, cache, views)
+        tokens = caption_tensor([sample.captions for sample in chunk], vocabulary)
+        mask = torch.ones(features.shape[:2], dtype=torch.bool)
+        yield TrainingBatch(features, mask, tokens, tuple(chunk))
+
+
+def features_of(samples: Sequence[Sample], cache: FeatureCache, views: Sequence[int]) -> Tensor:
+    """Features (N, T, R, D) float32 of samples with the same number of frames."""
+    frames = [cache.frames(s.key, view) for s, view in zip(samples, views, strict=True)]
+    return torch.from_numpy(np.stack(frames)).float()
+
+
+def caption_tensor(
+    captions: Sequence[Sequence[str]], vocabulary: Vocabulary, longest: int = 22
+) -> Tensor:
+    """Tokens (N, K, L) with begin and end, padded; longer captions are cut."""
+    encoded = [
+        [[BEGIN, *vocabulary.encode(text)[: longest - 2], END] for text in texts]
+        for texts in captions
+    ]
+    length = max(len(tokens) for texts in encoded for tokens in texts)
+    result = torch.full((len(encoded), len(encoded[0]), length), PAD)
+    for i, texts in enumerate(encoded):
+        for k, tokens in enumerate(texts):
+            result[i, k, : len(tokens)] = torch.tensor(tokens)
+    return result
