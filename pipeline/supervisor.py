@@ -33,7 +33,8 @@ class Source(Protocol):
     def all_finished(self) -> bool:
         """Whether every source is finite and has delivered its last frame."""
 
-    def failure(self) -> str | None:
+    @property
+    def error(self) -> Exception | None:
         """Why delivering has failed as a whole, or None."""
 
 
@@ -150,8 +151,8 @@ class Supervisor:
                 failed = StageFailed(f"{worker.stage.name}: {worker.error}")
                 failed.__cause__ = worker.error
                 return failed
-        reason = self._source.failure()
-        return None if reason is None else StageFailed(f"capture: {reason}")
+        error = self._source.error
+        return None if error is None else StageFailed(f"capture: {error}")
 
     def _stalled(self) -> StageFailed | None:
         now_ns = time.monotonic_ns()

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from pipeline.messages import Alert, CameraEvent, Evidence, Region
+from pipeline.outputs.lines import utc_text
 
-__all__ = ["encode_alert", "encode_camera_event", "utc_text"]
-
-
-def utc_text(time: datetime) -> str:
-    """RFC 3339 in UTC with microseconds, as ``2026-11-23T06:00:00.000000Z``."""
-    return time.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+__all__ = ["encode_alert", "encode_camera_event"]
 
 
 def encode_alert(alert: Alert, snapshot_key: str | None = None) -> dict[str, Any]:

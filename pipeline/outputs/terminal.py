@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -125,10 +127,15 @@ class TerminalView:
         text = f"{event.camera} {event.state.value}: {printable(event.reason)}"
         self._line(Text(text, style="green" if back else "yellow"))
 
-    def progress(self, camera: str, position_s: float) -> None:
-        """Move a recording's bar to ``position_s`` seconds of media time."""
+    def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
+        """Move a recording's bar to ``position_s`` seconds of media time.
+
+        ``duration_s``, once known, says how long the bar is.
+        """
         with self._lock:
             row = self._row(camera)
+            if duration_s is not None and row.info.duration_s is None:
+                row.info = replace(row.info, duration_s=duration_s)
             duration = row.info.duration_s
             if duration is None or duration <= 0:
                 return

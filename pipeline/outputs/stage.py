@@ -1,0 +1,54 @@
+"""The last stage: what was judged goes to files, the screen and whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from pipeline.messages import Alert, Caption
+from pipeline.rules.stage import Judged
+
+__all__ = ["OutputStage", "Sink"]
+
+
+class Sink(Protocol):
+    """Anything that takes captions and alerts: an output set, a terminal view, a JSON writer."""
+
+    def caption(self, caption: Caption) -> None:
+        """Take one caption."""
+
+    def alert(self, alert: Alert) -> None:
+        """Take one alert revision."""
+
+
+class OutputStage:
+    """Stage: :class:`Judged` in, nothing out."""
+
+    name = "outputs"
+
+    def __init__(
+        self, sinks: Sequence[Sink], on_close: Callable[[], None] = lambda: None
+    ) -> None:
+        self._sinks = tuple(sinks)
+        self._on_close = on_close
+
+    def open(self) -> None:
+        """Nothing to acquire."""
+
+    def process(self, items: Sequence[Judged]) -> Iterable[None]:
+        """Hand everything to every sink: a caption before the alerts it caused."""
+        for item in items:
+            for sink in self._sinks:
+                if item.caption is not None:
+                    sink.caption(item.caption)
+                for alert in item.alerts:
+                    sink.alert(alert)
+        return ()
+
+    def flush(self) -> Iterable[None]:
+        """Nothing is held back."""
+        return ()
+
+    def close(self) -> None:
+        """Tell whoever owns the sinks."""
+        self._on_close()
