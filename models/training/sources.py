@@ -6,9 +6,10 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ class Sample:
 
 
 def read_flickr(root: Path) -> list[Sample]:
-    """Samples of Flickr8k below ``root``; keys are ``flickr/IMAGE``."""
+    """Read the samples of Flickr8k below ``root``; keys are ``flickr/IMAGE``."""
     return [
         Sample(
             f"flickr/{line['image']}",
@@ -49,7 +50,7 @@ def read_flickr(root: Path) -> list[Sample]:
 
 
 def read_surveillance(root: Path) -> list[Sample]:
-    """Samples of the surveillance set: each picture, and its clip as a sample of its own."""
+    """Read the surveillance set: each picture, and its clip as a sample of its own."""
     samples = []
     for line in _lines(root / "surveillance" / "captions.jsonl"):
         common = (line["split"], line["scene"], tuple(line["captions"]), tuple(line["hazard"]))
@@ -63,11 +64,15 @@ def read_surveillance(root: Path) -> list[Sample]:
     return samples
 
 
-def read_pictures(root: Path, frames_per_clip: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield every key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture."""
+def read_pictures(
+    root: Path, frames_per_clip: int, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield every wanted key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture."""
     for folder, prefix in (("flickr8k", "flickr"), ("surveillance", "cctv")):
         with tarfile.open(root / folder / "images.tar") as tar:
             for member in tar:
+                if wanted is not None and f"{prefix}/{member.name}" not in wanted:
+                    continue
                 data = _bytes(tar, member)
                 picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
                 if picture is None:
@@ -75,6 +80,8 @@ def read_pictures(root: Path, frames_per_clip: int) -> Iterator[tuple[str, NDArr
                 yield f"{prefix}/{member.name}", picture[None, :, :, ::-1].astype(np.uint8)
     with tarfile.open(root / "surveillance" / "clips.tar") as tar:
         for member in tar:
+            if wanted is not None and f"clip/{member.name}" not in wanted:
+                continue
             yield f"clip/{member.name}", _clip_frames(_bytes(tar, member), frames_per_clip)
 
 
@@ -94,7 +101,7 @@ def _clip_frames(data: bytes, count: int) -> NDArray[np.uint8]:
     return np.stack([frames[i] for i in at]).astype(np.uint8)
 
 
-def _lines(path: Path) -> Iterator[dict[str, object] | dict]:  # type: ignore[type-arg]
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

@@ -1,0 +1,165 @@
+"""``python -m models.evaluate --data NAME|FILE --model NAME --json``: how good a checkpoint is.
+
+``flickr8k`` and ``surveillance`` lie below ``--data-root``; a FILE is JSON lines of
+``{"image": path, "captions": [...], "hazard": [...]}``, paths relative to the file. It needs
+the ``train`` extra (pycocoevalcap). Captions come from
+:meth:`Captioner.caption`, as in serving; nothing is read from a training cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.captioner import Captioner
+from models.checkpoint import CheckpointError
+from models.evaluation.captions import score_captions
+from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
+from models.registry import load_captioner
+from models.training.sources import Sample, read_flickr, read_pictures, read_surveillance
+
+__all__ = ["evaluate", "main"]
+
+_BATCH_CLIPS = 16
+_DEFAULT_SPLITS = {"flickr8k": "test", "surveillance": "val"}
+Clip = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Captions of every sample, and their scores as plain numbers for JSON."""
+
+    captions: dict[str, str]
+    report: dict[str, Any]
+
+
+def evaluate(
+    captioner: Captioner, samples: Sequence[Sample], clips: Iterator[tuple[str, Clip]], beam: int
+) -> Evaluation:
+    """Caption every (key, frames) of ``clips`` and score against the samples of these keys."""
+    by_key = {sample.key: sample for sample in samples}
+    captions: dict[str, str] = {}
+    log_probabilities: list[float] = []
+    while batch := list(islice(clips, _BATCH_CLIPS)):
+        found = captioner.caption([frames for _, frames in batch], beam_size=beam)
+        captions |= {key: h.text for (key, _), h in zip(batch, found, strict=True)}
+        log_probabilities += [h.log_probability for h in found]
+        print(f"\r{len(captions)}/{len(by_key)} captioned", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    references = {key: by_key[key].captions for key in captions}
+    cases = [
+        HazardCase(captions[key], frozenset(s.hazards), s.scene, s.source)
+        for key, s in by_key.items()
+    ]
+    scores: dict[str, Any] = score_captions(captions, references)
+    scores |= {
+        "pictures": len(captions),
+        "distinct_captions": len(set(captions.values())),
+        "mean_log_probability": sum(log_probabilities) / len(log_probabilities),
+    }
+    return Evaluation(captions, {**scores, **_hazard_report(cases)})
+
+
+def _hazard_report(cases: Sequence[HazardCase]) -> dict[str, Any]:
+    """Per hazard where there are labels; else how often a hazard word is said at all."""
+    scores = score_hazards(cases)
+    if any(case.hazards for case in cases):
+        return {"hazards": {hazard: asdict(score) for hazard, score in scores.items()}}
+    said = [c for c in cases if any(names_hazard(c.caption, hazard) for hazard in scores)]
+    return {"hazard_word_rate": len(said) / len(cases)}
+
+
+def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sample]:
+    """Read the samples of a named set's split, or of a file of JSON lines.
+
+    Raises:
+        FileNotFoundError: The data are not there.
+        ValueError: No sample is left, or a line of the file cannot be used.
+
+    """
+    if name in _DEFAULT_SPLITS:
+        read = read_flickr if name == "flickr8k" else read_surveillance
+        split = split or _DEFAULT_SPLITS[name]
+        samples = [s for s in read(root) if s.split == split and s.clip == clips]
+    else:
+        samples = [s for s in _read_file(Path(name)) if split in (None, s.split)]
+    if not samples:
+        raise ValueError(f"{name}: no samples of split {split!r}")
+    return samples
+
+
+def _read_file(file: Path) -> Iterator[Sample]:
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            image = str(file.parent / line["image"])
+            captions, hazards = tuple(line["captions"]), tuple(line.get("hazard", ()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}:{number}: needs image and captions: {error!r}") from None
+        scene, split = str(line.get("scene", image)), str(line.get("split", "test"))
+        yield Sample(image, str(line.get("source", "file")), split, scene, captions, hazards)
+
+
+def _pictures(name: str, root: Path, samples: Sequence[Sample]) -> Iterator[tuple[str, Clip]]:
+    keys = {sample.key for sample in samples}
+    if name in _DEFAULT_SPLITS:
+        yield from read_pictures(root, 5, keys)
+        return
+    for key in sorted(keys):
+        picture = cv2.imread(key, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise ValueError(f"{key}: not a picture that can be read")
+        yield key, picture[None, :, :, ::-1].astype(np.uint8)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m models.evaluate")
+    parser.add_argument("--data", required=True, help="flickr8k, surveillance, or a JSONL file")
+    parser.add_argument("--model", default="default", help="a shipped name or a folder")
+    parser.add_argument("--split", help="default: flickr8k test, surveillance val, a file's all")
+    parser.add_argument("--clips", action="store_true", help="surveillance: clips, not pictures")
+    parser.add_argument("--beam-size", type=int, default=5)
+    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--device", default="auto")
+    default_root = os.environ.get("WATCHWORD_DATA", "../shared/data")
+    parser.add_argument("--data-root", type=Path, default=Path(default_root))
+    parser.add_argument("--captions", type=Path, help="write the captions here, one JSON a line")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Evaluate as the command line says; exit code 0, or 2 for what cannot be used."""
+    arguments = _arguments()
+    try:
+        samples = read_data(arguments.data, arguments.data_root, arguments.split, arguments.clips)[
+            : arguments.limit
+        ]
+        captioner = load_captioner(arguments.model, arguments.device)
+        pictures = _pictures(arguments.data, arguments.data_root, samples)
+        result = evaluate(captioner, samples, pictures, arguments.beam_size)
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    if arguments.captions:
+        lines = [json.dumps({"key": k, "text": t}) for k, t in result.captions.items()]
+        arguments.captions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report = {"data": arguments.data, "model": captioner.identity, **result.report}
+    report["beam_size"] = arguments.beam_size
+    print(json.dumps(report) if arguments.json else json.dumps(report, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Measures captions against references and hazard labels; nothing that serves imports it."""
