@@ -135,8 +135,7 @@ class Captioner(nn.Module):
     def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:
         """Evidence in nats: log P(sentence | clip) - log P(sentence), (len(clips), n).
 
-        The prior is the mean of the sentence's probability over the clips' blurred selves is not
-        to be had cheaply; it is taken with the picture hidden: a memory of zero features.
+        The prior is taken with the picture hidden: a memory of zero features.
         """
         windows: list[Window] = []
         for clip in clips:

@@ -1,0 +1,57 @@
+# Two commands for a newcomer: `make demo` and `make test`. Nothing is needed before them but
+# Python 3.10 or newer, make and a Python package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO_OUTPUT ?= output/demo
+
+.PHONY: demo test test-slow check lint format clean
+
+demo: $(VENV)/.demo
+	@if [ -n "$(VIDEO)" ]; then \
+		$(BIN)/python run_stream.py run "$(VIDEO)" --output "$(DEMO_OUTPUT)"; \
+	else \
+		$(BIN)/python run_stream.py demo --output "$(DEMO_OUTPUT)"; \
+	fi
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.check lint test
+
+lint: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp stands for one set of extras, and is made anew when what it was made from changes.
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(PIP) --editable ".[check,train,keyframes]"
+	@touch $@

@@ -1,0 +1,60 @@
+"""Who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def offenders(folder: str, forbidden: str, except_below: str = "-") -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not path.relative_to(ROOT).as_posix().startswith(except_below)
+        for name in imported(path)
+        if name == forbidden or name.startswith(f"{forbidden}.")
+    ]
+
+
+def test_models_know_nothing_of_the_pipeline():
+    assert offenders("models", "pipeline") == []
+
+
+def test_the_pipeline_names_no_model():
+    assert offenders("pipeline", "models") == []
+
+
+def test_nothing_that_serves_imports_training():
+    assert offenders("pipeline", "models.training") == []
+    trainers = ("models/training", "models/evaluate")
+    found = [o for o in offenders("models", "models.training") if not o.startswith(trainers)]
+    assert found == []
+
+
+def test_no_pipeline_file_imports_torch():
+    assert offenders("pipeline", "torch") == []
+
+
+def test_the_main_process_stays_light():
+    code = (
+        "import run_stream, pipeline.assembly, sys;"
+        "print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
