@@ -49,9 +49,9 @@ $(VENV)/.demo: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --editable ".[test]"
+	$(PIP) --editable ".[test,train]"
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(PIP) --editable ".[check,train,keyframes]"
+	$(PIP) --editable ".[check,keyframes]"
 	@touch $@
