@@ -1,0 +1,65 @@
+"""Scores of captions and hazard words on cases worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
+
+
+def case(caption: str, *hazards: str, scene: str = "s") -> HazardCase:
+    return HazardCase(caption, frozenset(hazards), scene, "camera")
+
+
+@pytest.mark.parametrize(
+    ("caption", "named"),
+    [
+        ("A house is on FIRE.", True),
+        ("flames rise from a roof", True),
+        ("a fire truck drives by", False),
+        ("a red fire hydrant", False),
+        ("a fire truck beside a fire", True),
+        ("a firefighter stands", False),
+        ("people walk", False),
+    ],
+)
+def test_fire_words_and_what_only_sounds_like_them(caption: str, named: bool):
+    assert names_hazard(caption, "fire") is named
+
+
+def test_hits_and_false_words_are_counted_by_hazard():
+    scores = score_hazards(
+        [
+            case("a fire burns", "fire"),
+            case("a man walks", "fire", scene="t"),
+            case("a fire burns"),
+            case("a dog"),
+            case("a fire burns", "fire_not_visible"),
+        ]
+    )
+    fire = scores["fire"]
+    assert (fire.visible, fire.named, fire.absent, fire.false_words) == (2, 1, 2, 1)
+    assert (fire.recall, fire.precision, fire.false_rate) == (0.5, 0.5, 0.5)
+    assert fire.recall_interval == (0.0, 1.0)
+    assert scores["crash"].recall is None
+    assert scores["crash"].precision is None
+
+
+def test_the_interval_is_by_scene_not_by_picture():
+    one_scene = [case("a fire", "fire", scene="a")] * 50 + [case("a man", "fire", scene="b")] * 50
+    many = [case("a fire", "fire", scene=str(i)) for i in range(50)]
+    many += [case("a man", "fire", scene=str(-i - 1)) for i in range(50)]
+    assert score_hazards(one_scene)["fire"].recall_interval == (0.0, 1.0)
+    low, high = score_hazards(many)["fire"].recall_interval
+    assert 0.35 < low < 0.5 < high < 0.65
+
+
+def test_a_perfect_caption_scores_one():
+    captions = pytest.importorskip("models.evaluation.captions", reason="needs the train extra")
+    given = {"a": "A man is riding a horse.", "b": "two dogs run over the green grass"}
+    scores = captions.score_captions(given, {key: [text] for key, text in given.items()})
+    assert scores["bleu_4"] == pytest.approx(1, abs=1e-6)
+    assert scores["rouge_l"] == pytest.approx(1)
+    assert scores["cider"] == pytest.approx(10, rel=1e-6)
+    with pytest.raises(ValueError, match="same pictures"):
+        captions.score_captions(given, {"a": ["x"]})

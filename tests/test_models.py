@@ -1,0 +1,324 @@
+"""The captioner on small random models: batching, windows, checkpoints, evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from models import CheckpointError, Hypothesis, load_captioner
+from models.captioner import Captioner, pad_windows
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.decoders import Decoder, DecoderConfig
+from models.encoders import EncoderError, build_encoder, encoder_names
+from models.fusion import Memory
+from models.registry import checkpoint_names
+from models.transforms import to_square
+from models.vocabulary import BEGIN, END, UNKNOWN, Vocabulary, tokenize
+
+WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
+SIDE = 64
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    torch.manual_seed(3)
+    encoder = build_encoder("test_efficientnet")
+    config = DecoderConfig(
+        len(WORDS), encoder.feature_size, 16, 24, 20, 12, window_frames=4, dropout=0.3
+    )
+    decoder = Decoder(config)
+    # A decoder fresh from its initialisation says the same of everything: make it take sides.
+    for parameter in decoder.parameters():
+        parameter.data.mul_(2.0)
+    return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE).eval()
+
+
+def clips(count: int, frames: int = 1) -> list[np.ndarray]:
+    random = np.random.default_rng(count * 10 + frames)
+    shape = (48, 80, 3) if frames == 1 else (frames, 48, 80, 3)
+    return [random.integers(0, 256, shape, np.uint8) for _ in range(count)]
+
+
+def same(one: Hypothesis, other: Hypothesis) -> None:
+    assert one.text == other.text
+    assert one.log_probability == pytest.approx(other.log_probability, abs=1e-3)
+    for a, b in zip(one.words, other.words, strict=True):
+        assert a.probability == pytest.approx(b.probability, abs=1e-3)
+        np.testing.assert_allclose(a.attention, b.attention, atol=1e-3)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_batch_equals_its_clips_one_by_one(captioner: Captioner, beam_size: int):
+    batch = [*clips(2), *clips(2, frames=3)]
+    together = captioner.caption(batch, beam_size=beam_size)
+    for clip, expected in zip(batch, together, strict=True):
+        same(captioner.caption([clip], beam_size=beam_size)[0], expected)
+
+
+def test_encoding_once_and_decoding_windows_equals_caption(captioner: Captioner):
+    clip = clips(1, frames=3)[0]
+    squares = np.stack([to_square(frame, SIDE) for frame in clip])
+    each = [captioner.encode(squares[i : i + 1])[0] for i in range(3)]
+    same(captioner.decode([(each, [0.0, 0.4, 0.8])])[0], captioner.caption([clip])[0])
+
+
+def test_a_long_clip_is_seen_through_its_newest_frames(captioner: Captioner):
+    clip = clips(1, frames=7)[0]
+    same(captioner.caption([clip])[0], captioner.caption([clip[-4:]])[0])
+
+
+def test_padding_holds_no_attention_and_changes_no_logits(captioner: Captioner):
+    still = captioner.encode(np.stack([to_square(clips(1)[0], SIDE)]))
+    padded, mask = pad_windows([([still[0]], [0.0]), (list(still.repeat(3, 1, 1)), [0.0] * 3)], 4)
+    tokens = torch.tensor([[[BEGIN, 4, 5, 7, END]]])
+    decoder = captioner.decoder
+    with torch.inference_mode():
+        alone, _ = decoder(decoder.memory(still[None], torch.ones(1, 1, dtype=torch.bool)), tokens)
+        within, attention = decoder(decoder.memory(padded[:1], mask[:1]), tokens)
+    torch.testing.assert_close(alone, within)
+    regions = still.shape[1]
+    assert attention[..., : 2 * regions].abs().max() == 0
+    torch.testing.assert_close(attention.sum(-1), torch.ones(1, 1, 4))
+
+
+def test_the_order_of_frames_matters_once_time_is_learned(captioner: Captioner):
+    decoder = Decoder(captioner.decoder.config)
+    torch.nn.init.normal_(decoder.time.table.weight)
+    features = torch.randn(1, 3, 4, decoder.config.feature_size)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    forward, backward = decoder.memory(features, mask), decoder.memory(features.flip(1), mask)
+    turned = backward.values.view(1, 3, 4, -1).flip(1).flatten(1, 2)
+    assert not torch.allclose(forward.values, turned)
+
+
+def test_words_say_probability_and_where_the_model_looked(captioner: Captioner):
+    best = captioner.caption(clips(1, frames=3), beam_size=3)[0]
+    assert best.text == " ".join(word.text for word in best.words)
+    for word in best.words:
+        assert 0 < word.probability <= 1
+        assert word.attention.shape == (3, 2, 2)
+        assert word.attention.sum() == pytest.approx(1, abs=1e-4)
+    assert 1 <= len(best.alternatives) <= 2
+    assert len({best.text, *(other.text for other in best.alternatives)}) > 1
+
+
+def test_no_caption_is_empty_or_holds_a_special_word(captioner: Captioner):
+    for hypothesis in captioner.caption(clips(6), beam_size=3):
+        for text in (hypothesis.text, *(other.text for other in hypothesis.alternatives)):
+            assert len(text.split()) >= 3
+            assert "<" not in text
+
+
+def test_log_probability_is_what_teacher_forcing_gives(captioner: Captioner):
+    clip = clips(1)[0]
+    best = captioner.caption([clip], beam_size=1)[0]
+    features, mask = pad_windows([(captioner.encode(to_square(clip, SIDE)[None]), [0.0])], 4)
+    with torch.inference_mode():
+        again = captioner._sentence_log_probability(features, mask, [best.text])
+    if best.finished:
+        assert best.log_probability == pytest.approx(float(again), abs=1e-3)
+    spoken = sum(math.log(word.probability) for word in best.words)
+    assert best.log_probability <= spoken + 1e-4
+
+
+def test_score_gives_evidence_for_each_clip_and_sentence(captioner: Captioner):
+    batch = clips(3)
+    sentences = ["a man runs", "a dog sits here", "an unheard word"]
+    scores = captioner.score(batch, sentences)
+    assert scores.shape == (3, 3)
+    assert torch.isfinite(scores).all()
+    one = captioner.score(batch[1:2], sentences[1:2])
+    assert float(scores[1, 1]) == pytest.approx(float(one), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)],
+)
+def test_arrays_that_are_no_pictures_are_refused(captioner: Captioner, bad: np.ndarray):
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        captioner.caption([bad])
+
+
+def test_encode_refuses_other_sizes(captioner: Captioner):
+    with pytest.raises(ValueError, match=f"{SIDE}, {SIDE}"):
+        captioner.encode(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_nothing_in_nothing_out(captioner: Captioner):
+    assert captioner.decode([]) == []
+
+
+def test_not_a_number_in_the_features_is_no_crash(captioner: Captioner):
+    features = torch.full((4, captioner.encoder.feature_size), float("nan"))
+    assert captioner.decode([([features], [0.0])])[0].words == ()
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_comes_back_the_same(captioner: Captioner, tmp_path: Path):
+    save_checkpoint(tmp_path, captioner)
+    back = load_checkpoint(tmp_path, "tiny", CPU)
+    assert back.identity.startswith("tiny-")
+    assert len(back.identity) == len("tiny-") + 12
+    assert back.vocabulary.words == captioner.vocabulary.words
+    for name, value in captioner.state_dict().items():
+        torch.testing.assert_close(back.state_dict()[name], value, atol=2e-3, rtol=2e-3)
+    save_checkpoint(tmp_path / "again", back)
+    twice = load_checkpoint(tmp_path / "again", "tiny", CPU)
+    assert twice.caption(clips(2)) == back.caption(clips(2))
+
+
+def test_one_flipped_byte_is_found(captioner: Captioner, tmp_path: Path):
+    save_checkpoint(tmp_path, captioner)
+    file = tmp_path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path, "tiny", CPU)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocabulary.txt"])
+def test_a_missing_file_is_named(captioner: Captioner, tmp_path: Path, name: str):
+    save_checkpoint(tmp_path, captioner)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(tmp_path, "tiny", CPU)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1}'])
+def test_a_config_that_is_none_is_refused(captioner: Captioner, tmp_path: Path, text: str):
+    save_checkpoint(tmp_path, captioner)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_checkpoint(tmp_path, "tiny", CPU)
+
+
+def test_tensors_of_another_model_are_refused(captioner: Captioner, tmp_path: Path):
+    save_checkpoint(tmp_path, captioner)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["decoder.output.bias"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    data = (tmp_path / "model.safetensors").read_bytes()
+    config["sha256"] = hashlib.sha256(data).hexdigest()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_checkpoint(tmp_path, "tiny", CPU)
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("unpickled"))
+    torch.save({"model": 1}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError):
+        load_captioner(str(tmp_path))
+    with pytest.raises(CheckpointError):
+        load_captioner(str(tmp_path / "model.pt"))
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(CheckpointError, match="default"):
+        load_captioner("no-such-model")
+
+
+@pytest.mark.parametrize("choice", [{"runtime": "steam"}, {"device": "cuda:77"}])
+def test_a_runtime_or_device_that_is_not_there_is_said(choice: dict[str, str]):
+    if "device" in choice and torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    with pytest.raises(CheckpointError, match=r"not there|no runtime"):
+        load_captioner("default", **choice)
+
+
+# Encoders, transforms, words
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "torchvision/mobilenet_v3_small"])
+def test_encoders_of_both_families_give_a_grid(name: str):
+    encoder = build_encoder(name)
+    with torch.inference_mode():
+        grid = encoder(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert grid.shape == (2, 4, encoder.feature_size)
+    assert name in encoder_names()
+
+
+def test_an_unknown_encoder_is_refused():
+    for name in ("nothing", "torchvision/nothing"):
+        with pytest.raises(EncoderError, match="nothing"):
+            build_encoder(name)
+
+
+def test_the_whole_picture_is_squashed():
+    image = np.zeros((50, 200, 3), np.uint8)
+    image[:, 100:] = 200
+    square = to_square(image, 40)
+    assert square.shape == (40, 40, 3)
+    assert square[:, :19].max() == 0
+    assert square[:, 21:].min() == 200
+
+
+@given(st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=12))
+def test_known_words_come_back(words: list[str]):
+    vocabulary = Vocabulary(WORDS)
+    assert vocabulary.decode(vocabulary.encode(" ".join(words))) == " ".join(words)
+
+
+@given(st.text(max_size=60))
+def test_any_text_becomes_words_without_capitals_or_marks(text: str):
+    for word in tokenize(text):
+        assert word == word.lower()
+        assert not set(word) & set(' .,;:!?"()')
+    assert all(token >= UNKNOWN for token in Vocabulary(WORDS).encode(text))
+
+
+def test_a_vocabulary_keeps_frequent_words_and_those_asked_for():
+    built = Vocabulary.build(["a dog a cat", "a dog"], 2, always=["zebra"])
+    assert built.words[4:] == ("a", "dog", "zebra")
+
+
+# What is shipped
+
+
+def test_the_shipped_checkpoint_captions_a_drawn_picture():
+    assert "default" in checkpoint_names()
+    shipped = load_captioner("default", device="cpu")
+    picture = np.full((120, 160, 3), (90, 140, 220), np.uint8)
+    picture[70:] = (60, 130, 50)
+    hypothesis = shipped.caption([picture], beam_size=3)[0]
+    assert len(hypothesis.text.split()) >= 3
+    assert hypothesis.finished
+
+
+def test_the_shipped_checkpoint_is_small_and_has_a_card():
+    folder = Path(__file__).parent.parent / "models" / "weights" / "default"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25_000_000
+    card = (folder / "card.md").read_text()
+    assert "research and evaluation" in card
+    assert json.loads((folder / "config.json").read_text())["sha256"][:12] in card
+
+
+def test_memory_is_not_repeated_over_beams(captioner: Captioner):
+    features = captioner.encode(np.stack([to_square(c, SIDE) for c in clips(2)]))
+    memory = captioner.decoder.memory(features.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
+    state = captioner.decoder.initial_state(memory)
+    wide = type(state)(*(part.repeat_interleave(3, 0) for part in state))
+    tokens = torch.tensor([4, 5, 6, 4, 5, 6])
+    with torch.inference_mode():
+        logits, new = captioner.decoder.step(tokens, wide, memory)
+        alone, _ = captioner.decoder.step(
+            tokens[3:4], type(state)(*(p[3:4] for p in wide)), Memory(*(m[1:] for m in memory))
+        )
+    assert logits.shape == (6, len(WORDS))
+    assert new.attention.shape == (6, 4)
+    torch.testing.assert_close(logits[3:4], alone)
