@@ -310,15 +310,16 @@ def test_the_shipped_checkpoint_is_small_and_has_a_card():
 
 def test_memory_is_not_repeated_over_beams(captioner: Captioner):
     features = captioner.encode(np.stack([to_square(c, SIDE) for c in clips(2)]))
-    memory = captioner.decoder.memory(features.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
-    state = captioner.decoder.initial_state(memory)
-    wide = type(state)(*(part.repeat_interleave(3, 0) for part in state))
     tokens = torch.tensor([4, 5, 6, 4, 5, 6])
     with torch.inference_mode():
+        mask = torch.ones(2, 1, dtype=torch.bool)
+        memory = captioner.decoder.memory(features.unsqueeze(1), mask)
+        state = captioner.decoder.initial_state(memory)
+        wide = type(state)(*(part.repeat_interleave(3, 0) for part in state))
         logits, new = captioner.decoder.step(tokens, wide, memory)
-        alone, _ = captioner.decoder.step(
-            tokens[3:4], type(state)(*(p[3:4] for p in wide)), Memory(*(m[1:] for m in memory))
-        )
+        second = Memory(*(part[1:] for part in memory))
+        rows = type(state)(*(part[3:4] for part in wide))
+        alone, _ = captioner.decoder.step(tokens[3:4], rows, second)
     assert logits.shape == (6, len(WORDS))
     assert new.attention.shape == (6, 4)
     torch.testing.assert_close(logits[3:4], alone)
