@@ -199,9 +199,6 @@ def _hypotheses(
 def main() -> int:
     """Evaluate as the command line says; exit code 0, or 2 for what cannot be used."""
     arguments = _arguments()
-    name, _, split = arguments.data.partition("-")
-    if name in _DEFAULT_SPLITS and split in ("train", "val", "test"):
-        arguments.data, arguments.split = name, split
     try:
         samples = read_data(arguments.data, arguments.data_root, arguments.split, arguments.clips)[
             : arguments.limit
