@@ -1,0 +1,110 @@
+"""Configuration files: the shipped ones load, and every mistake says where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import CAMERA_NAME, Config, ConfigError, load_config
+from pipeline.rules import load_rules
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_file_loads(path: Path) -> None:
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if isinstance(data.get("rules"), list):
+        assert load_rules(path).rules
+    else:
+        load_config(path, {})
+
+
+def test_default_file_spells_out_the_defaults() -> None:
+    path = CONFIGS / "default.yaml"
+    assert load_config(path, {}) == Config()
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    expected = Config().model_dump(mode="json")
+    assert {name: sorted(section) for name, section in written.items()} == {
+        name: sorted(section) for name, section in expected.items()
+    }
+
+
+def test_example_overlays_a_cameras_own_capture() -> None:
+    config = load_config(CONFIGS / "cameras.example.yaml", {"LOBBY_PASSWORD": "p4ss"})
+    assert config.cameras["lobby"].source == "rtsp://viewer:p4ss@192.0.2.10:554/stream1"
+    assert "changeme" in config.cameras["loading-dock"].source
+    dock = config.capture_of("loading-dock")
+    assert (dock.transport, dock.analysis_fps, dock.read_timeout_s) == ("udp", 5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("capture:\n  analysis_fsp: 3\n", 2, "did you mean 'analysis_fps'"),
+        ("model:\n  name: a\n  name: b\n", 3, "there twice"),
+        ("redis:\n  url: redis://:${SECRET_WORD}@host\n", 2, "SECRET_WORD is not set"),
+        ("output:\n  directory: !!python/name:os.system x\n", 2, "not allowed"),
+        ("model: [1, 2\n", 2, "not valid YAML"),
+        ("- a\n- b\n", 1, "must be a mapping"),
+        ("\nmodel:\n  beam_size: many\n", 3, "given: 'many'"),
+        ("cameras:\n  lobby: {}\n", 2, "'cameras.lobby.source' is missing"),
+        ("cameras:\n  'a/b': {source: x.mp4}\n", 1, "camera name 'a/b' is not usable"),
+    ],
+)
+def test_mistake_names_file_line_and_what_to_do(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    path = write(tmp_path, text)
+    message = refused(path)
+    assert message.startswith(f"{path}:{line}: ")
+    assert said in message
+
+
+def test_variable_is_filled_in_or_falls_back(tmp_path: Path) -> None:
+    path = write(tmp_path, "output:\n  directory: ${PLACE:-here}/files\n")
+    assert load_config(path, {}).output.directory == "here/files"
+    assert load_config(path, {"PLACE": "there"}).output.directory == "there/files"
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "model:\n  beam_size: 0\nstore:\n  pth: x\n")
+    assert len(refused(path).splitlines()) == 2
+
+
+def test_missing_file_and_directory_are_told(tmp_path: Path) -> None:
+    assert "no such file" in refused(tmp_path / "none.yaml")
+    assert "is a directory" in refused(tmp_path)
+
+
+def test_secret_in_a_wrong_value_is_struck_out(tmp_path: Path) -> None:
+    message = refused(write(tmp_path, "model:\n  beam_size: rtsp://me:hunter2@host/x\n"))
+    assert "hunter2" not in message
+    assert "***" in message
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=70))
+def test_camera_name_is_taken_if_and_only_if_it_is_usable(name: str) -> None:
+    data = {"cameras": {name: {"source": "x.mp4"}}}
+    if CAMERA_NAME.fullmatch(name):
+        assert name in Config.model_validate(data).cameras
+    else:
+        with pytest.raises(ValueError, match="not usable"):
+            Config.model_validate(data)
