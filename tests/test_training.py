@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,12 @@ import torch
 
 pytest.importorskip("tensorboard", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
+pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
+from models.captioner import Captioner
 from models.decoders import Decoder, DecoderConfig
+from models.encoders import build_encoder
+from models.evaluate import caption_features, caption_pictures
 from models.search import SearchConfig, search
 from models.training.data import batches, caption_tensor
 from models.training.features import FeatureCache
@@ -192,3 +197,57 @@ def test_self_critical_training_raises_the_reward():
         optimizer.step()
         values.append(value)
     assert np.mean(values[-10:]) > np.mean(values[:10]) + 1.0
+
+
+def test_the_reward_is_ten_for_the_reference_and_nothing_without_a_shared_word():
+    corpus = [[(4, 5, 6, 7, END)], [(8, 9, 10, 11)], [(12, 13, 14, 15)]]
+    reward = CiderReward(corpus)
+    assert reward(corpus[0][0], corpus[0]) == pytest.approx(10)
+    assert reward(corpus[1][0], corpus[0]) == 0
+
+
+def tiny_captioner() -> Captioner:
+    torch.manual_seed(4)
+    encoder = build_encoder("test_efficientnet")
+    vocabulary = Vocabulary.build([c for texts in CAPTIONS.values() for c in texts], 1)
+    config = DecoderConfig(len(vocabulary), encoder.feature_size, 16, 24, 20, 12)
+    decoder = Decoder(config)
+    for parameter in decoder.parameters():
+        parameter.data.mul_(2.0)
+    return Captioner(encoder, decoder, vocabulary, 64).eval()
+
+
+def cache_of(captioner: Captioner, pictures: np.ndarray) -> FeatureCache:
+    """A cache of pictures and their mirror images, in the order that ``build_cache`` writes."""
+    views = np.stack([pictures, pictures[:, :, ::-1]], axis=1).reshape(-1, 64, 64, 3)
+    rows = captioner.encode(views).numpy().astype(np.float16)
+    return FeatureCache(rows, {f"flickr/{i}": (2 * i, 1) for i in range(len(pictures))})
+
+
+def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
+    captioner = tiny_captioner()
+    pictures = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    keys = [f"flickr/{i}" for i in range(3)]
+    cached = dict(caption_features(captioner, cache_of(captioner, pictures), keys, 2))
+    clips = zip(keys, pictures[:, None], strict=True)
+    for key, expected in caption_pictures(captioner, clips, 2):
+        assert cached[key].text == expected.text
+        assert cached[key].log_probability == pytest.approx(expected.log_probability, abs=0.05)
+
+
+def test_a_cache_that_does_not_fit_is_refused():
+    captioner = tiny_captioner()
+    cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="not cached, first flickr/7"):
+        list(caption_features(captioner, cache, ["flickr/7"], 1))
+    with pytest.raises(ValueError, match="cached features have 6 values"):
+        list(caption_features(captioner, made_cache(), ["flickr/0"], 1))
+
+
+def test_no_model_code_imports_pickle():
+    folder = Path(__file__).parent.parent / "models"
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {"pickle", "dill", "joblib"} & {n.split(".")[0] for n in names}, path
