@@ -71,13 +71,19 @@ class EmbeddedRedis:
             self._process = self._spawn(binary)
             if self._wait_until_up():
                 return
-            self.stop()
+            self._end_process()
+        self.stop()
         raise EmbeddedRedisError(
             "the embedded Redis server does not start; give --redis-url to use your own"
         )
 
     def stop(self) -> None:
         """Stop the server and remove a temporary directory. Idempotent."""
+        self._end_process()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _end_process(self) -> None:
         if self._process is not None:
             self._process.terminate()
             try:
@@ -93,8 +99,6 @@ class EmbeddedRedis:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
         arguments = {

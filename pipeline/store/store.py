@@ -127,6 +127,10 @@ class Store:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise StoreError(f"store {self.path}: cannot be written: {error}") from error
+            except BaseException:  # a value JSON cannot hold: no transaction may stay open
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
             return new
 
     def pending(self, limit: int = 100) -> list[OutboxEntry]:
