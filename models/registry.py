@@ -16,7 +16,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 def checkpoint_names() -> list[str]:
     """Names of the shipped checkpoints."""
-    return sorted(folder.name for folder in _WEIGHTS.iterdir() if (folder / "config.json").is_file())
+    return sorted(config.parent.name for config in _WEIGHTS.glob("*/config.json"))
 
 
 def checkpoint_folder(name_or_path: str | Path) -> Path:

@@ -33,9 +33,7 @@ class Vocabulary:
     def build(
         cls, sentences: Iterable[str], min_count: int, always: Iterable[str] = ()
     ) -> Vocabulary:
-        """Words that occur at least ``min_count`` times, and those of ``always``, most frequent
-        first.
-        """
+        """Keep words seen at least ``min_count`` times and ``always``, most frequent first."""
         counts = Counter(word for sentence in sentences for word in tokenize(sentence))
         kept = {word for word, count in counts.items() if count >= min_count} | set(always)
         return cls([*_SPECIAL, *sorted(kept, key=lambda word: (-counts[word], word))])
@@ -51,5 +49,5 @@ class Vocabulary:
         return [self._index.get(word, UNKNOWN) for word in tokenize(text)]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The sentence of these numbers."""
+        """Return the sentence of these numbers."""
         return " ".join(self.words[token] for token in tokens)

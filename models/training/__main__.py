@@ -34,9 +34,7 @@ def _cache(config: TrainingConfig, data: Path, folder: Path) -> FeatureCache:
     try:
         return open_cache(folder)
     except FileNotFoundError:
-        return build_cache(
-            data, folder, config.encoder, config.input_size, config.frames_per_clip
-        )
+        return build_cache(data, folder, config.encoder, config.input_size, config.frames_per_clip)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ def cross_entropy(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
     """Mean over real words of logits (N, K, L - 1, V) against tokens (N, K, L)."""
     targets = tokens[:, :, 1:].reshape(-1)
     real = targets != PAD
-    return F.cross_entropy(
-        logits.flatten(0, 2)[real], targets[real], label_smoothing=smoothing
-    )
+    return F.cross_entropy(logits.flatten(0, 2)[real], targets[real], label_smoothing=smoothing)
 
 
 class CiderReward:
@@ -78,8 +76,10 @@ def self_critical_loss(
     samples_per_clip: int = 5,
     max_words: int = 20,
 ) -> tuple[Tensor, float]:
-    """Policy gradient on CIDEr-D (Rennie et al. 2017); the baseline of each sample is the mean
-    of the clip's other samples (Luo 2020, A Better Variant of Self-Critical Sequence Training).
+    """Policy gradient on CIDEr-D (Rennie et al. 2017).
+
+    The baseline of each sample is the mean of the clip's other samples (Luo 2020, A Better
+    Variant of Self-Critical Sequence Training).
 
     Returns:
         The loss and the samples' mean reward.
