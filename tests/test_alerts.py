@@ -1,0 +1,196 @@
+"""Alerts on their way out, against the real embedded server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from cloudevents.v1.http import from_json
+
+from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
+from pipeline.alerts.publisher import connect
+from pipeline.alerts.server import _binary
+from pipeline.alerts.snapshot import encode_snapshot
+from pipeline.alerts.subscriber import parse_since
+from pipeline.config import RedisConfig
+from pipeline.messages import Alert, AlertState, Evidence, FrameStamp, Region
+from pipeline.store import Store
+
+_AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
+_FIELDS = (
+    "alert_id revision camera rule tags severity caption probability keywords evidence region"
+    " frame_time media_time_s detected_time first_seen last_seen count snapshot model"
+    " rules_version"
+)
+
+
+def _alert(name: str = "a1") -> Alert:
+    return Alert(
+        name, 1, AlertState.STARTED, "dogs", "high", ("x",), FrameStamp("door", 1, _AT, 0, 2.0),
+        _AT, _AT, _AT, 1, "a dog", 0.5, (Evidence("dog", "dog", (2, 5), 0.5),),
+        Region(0, 0, 0.5, 0.5),
+    )  # fmt: skip
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+def _publish(store: Store, url: str, *names: str) -> None:
+    store.record([(encode_alert(_alert(name)), b"jpeg") for name in names])
+    publisher = Publisher(store, RedisConfig(), url)
+    publisher.start()
+    assert publisher.stop() == 0
+
+
+def test_alert_is_a_valid_cloud_event_with_the_documented_fields() -> None:
+    event = encode_alert(_alert())
+    assert event == encode_alert(_alert())
+    assert set(event["data"]) == set(_FIELDS.split())
+    parsed = from_json(json.dumps(event))
+    assert parsed["id"] == "a1:started:1"
+    assert parsed["type"] == "watchword.alert.started"
+    assert event["data"]["frame_time"].startswith("2026-01-02T03:04:05.000006")
+
+
+def test_published_to_stream_channel_hash_and_snapshot(server: EmbeddedRedis, store: Store) -> None:
+    client = redis.Redis.from_url(server.url)
+    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener.subscribe("watchword:alerts", "watchword:alerts:door")
+    listener.get_message(timeout=1)
+    listener.get_message(timeout=1)
+    _publish(store, server.url, "a1")
+    heard: set[bytes] = set()
+
+    def both() -> bool:
+        if message := listener.get_message(timeout=0.1):
+            heard.add(message["channel"])
+        return len(heard) == 2
+
+    _until(both)
+    assert client.xlen("watchword:alerts") == 1
+    assert client.hget("watchword:alert:a1", "state") == b"started"
+    assert client.get("watchword:snapshot:a1") == b"jpeg"
+    assert 0 < client.ttl("watchword:snapshot:a1") <= 7 * 24 * 3600
+
+
+def test_same_id_twice_is_one_entry(server: EmbeddedRedis, tmp_path: Path) -> None:
+    for name in ("one.db", "two.db"):  # a second outbox knows nothing of the first
+        store = Store(tmp_path / name)
+        _publish(store, server.url, "a1")
+        store.close()
+    assert redis.Redis.from_url(server.url).xlen("watchword:alerts") == 1
+
+
+@pytest.mark.fault
+def test_killed_server_loses_nothing(server: EmbeddedRedis, store: Store) -> None:
+    publisher = Publisher(store, RedisConfig(), server.url)
+    publisher.start()
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
+    store.record([(encode_alert(_alert(name)), None) for name in ("a1", "a2")])
+    publisher.wake()
+    _until(lambda: publisher.failures > 0)
+    assert store.depth() == 2
+    server._process = server._spawn(_binary())
+    assert server._wait_until_up()
+    _until(lambda: store.depth() == 0)
+    assert publisher.stop() == 0
+    assert redis.Redis.from_url(server.url).xlen("watchword:alerts") == 2
+
+
+def test_since_and_group(server: EmbeddedRedis, store: Store) -> None:
+    _publish(store, server.url, "a1", "a2")
+    old = subscribe(server.url, since="1h")
+    assert [next(old).data["alert_id"] for _ in range(2)] == ["a1", "a2"]
+    first = subscribe(server.url, since="1h", group="g")
+    assert next(first).data["alert_id"] == "a1"
+    first.close()  # type: ignore[attr-defined]  # ends before it acknowledged
+    again = subscribe(server.url, group="g")
+    assert [next(again).data["alert_id"] for _ in range(2)] == ["a1", "a2"]
+
+
+def test_parse_since() -> None:
+    assert parse_since("5-1") == "5-1"
+    assert parse_since("90s", datetime.fromtimestamp(100, timezone.utc)) == "9999-0"
+    assert parse_since("1970-01-01T00:00:10Z") == "9999-0"
+    for wrong in ("", "soon", "5x", "-3m"):
+        with pytest.raises(ValueError, match="--since"):
+            parse_since(wrong)
+
+
+def test_stop_leaves_no_process_and_no_directory() -> None:
+    server = EmbeddedRedis()
+    server.start()
+    pid, directory = server.pid, server._directory
+    assert pid is not None
+    server.stop()
+    server.stop()
+    assert not directory.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.fault
+def test_server_dies_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys,time,pathlib; from pipeline.alerts import EmbeddedRedis;"
+        "s=EmbeddedRedis(pathlib.Path(sys.argv[1])); s.start();"
+        "print(s.port, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    client = redis.Redis(port=int(parent.stdout.readline()))
+    assert client.ping()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+
+    def gone() -> bool:
+        try:
+            client.ping()
+        except redis.RedisError:
+            return True
+        return False
+
+    _until(gone)
+
+
+def test_malformed_url_hides_the_password() -> None:
+    with pytest.raises(ValueError, match="not usable") as caught:
+        connect("http://user:hunter2@host/0", 1.0)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_snapshot_of_noise_fits() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1080, 1920, 3), dtype=np.uint8)
+    jpeg = encode_snapshot(noise, Region(0.1, 0.1, 0.5, 0.5))
+    assert jpeg.startswith(b"\xff\xd8")
+    assert len(jpeg) <= 64 * 1024
