@@ -47,7 +47,7 @@ def encode_alert(alert: Alert, snapshot_key: str | None = None) -> dict[str, Any
 
 
 def encode_camera_event(event: CameraEvent) -> dict[str, Any]:
-    """A camera that came or went; the store adds ``data.seq``."""
+    """Encode a camera that came or went; the store adds ``data.seq``."""
     kind = f"watchword.camera.{event.state.value}"
     since = utc_text(event.since)
     digest = hashlib.sha256(f"{event.camera}\0{kind}\0{since}".encode()).hexdigest()[:20]

@@ -127,7 +127,7 @@ class Publisher:
                 self._note(error)
                 if self._past_drain():
                     return
-                time.sleep(random.uniform(0.5, 1.0) * retry_s)  # noqa: S311 - jitter, no secret
+                time.sleep(random.uniform(0.5, 1.0) * retry_s)
                 retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
                 continue
             if self._drain_by is not None and not sent:

@@ -113,7 +113,7 @@ class EmbeddedRedis:
         command = [str(binary)]
         for key, value in arguments.items():
             command += [f"--{key}", str(value)]
-        return subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

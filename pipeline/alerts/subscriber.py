@@ -76,7 +76,7 @@ class Subscription:
 
 
 def parse_since(text: str, now: datetime | None = None) -> str:
-    """A stream id to start *after*, from a TIME (RFC 3339), an AGE (90s, 15m, 1h, 2d) or an ID.
+    """Return the stream id to start *after*: TIME (RFC 3339), AGE (90s, 15m, 1h, 2d) or ID.
 
     Raises:
         ValueError: It is none of them.

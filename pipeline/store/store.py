@@ -164,7 +164,7 @@ class Store:
             )
 
     def state(self, name: str) -> Any | None:
-        """What :meth:`record` stored last under this name, or None."""
+        """Return what :meth:`record` stored last under this name, or None."""
         with self._lock:
             row = self._connection.execute(
                 "SELECT value FROM state WHERE name = ?", (name,)
