@@ -160,7 +160,7 @@ class _Reader:
     def read(self) -> list[tuple[str, Event | None]]:
         if self._position == "$":
             # Fixed once: a later "$" would skip what came during a reconnect.
-            last = self._client.xrevrange(self._stream, count=1)
+            last: Any = self._client.xrevrange(self._stream, count=1)
             self._position = last[0][0].decode() if last else "0-0"
         reply: Any = self._client.xread({self._stream: self._position}, count=100, block=_BLOCK_MS)
         return [_parse(entry) for entry in _entries(reply)]
