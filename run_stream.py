@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -40,19 +40,19 @@ class _WrongUse(Exception):
 
 @app.command()
 def run(  # noqa: PLR0913 - one parameter an option, as the command-line library wants them
-    sources: Annotated[Optional[list[str]], typer.Argument(help="[NAME=]SOURCE …")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="A configuration file.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="Name or path of a checkpoint.")] = None,
-    beam_size: Annotated[Optional[int], typer.Option(min=1, max=20)] = None,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    runtime: Annotated[Optional[str], typer.Option(help="auto or eager.")] = None,
-    analysis_fps: Annotated[Optional[float], typer.Option(help="Frames looked at a second.")] = None,
-    captions_per_second: Annotated[Optional[float], typer.Option()] = None,
-    rules: Annotated[Optional[Path], typer.Option(help="A rules file.")] = None,
-    redis_url: Annotated[Optional[str], typer.Option(help="Your Redis; else our own.")] = None,
-    output: Annotated[Optional[Path], typer.Option(help="Where files are written.")] = None,
-    format: Annotated[Optional[str], typer.Option(help="vtt,srt,jsonl,coco")] = None,  # noqa: A002
-    start_time: Annotated[Optional[str], typer.Option(help="When a recording began.")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="[NAME=]SOURCE …")] = None,
+    config: Annotated[Path | None, typer.Option(help="A configuration file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or path of a checkpoint.")] = None,
+    beam_size: Annotated[int | None, typer.Option(min=1, max=20)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto or eager.")] = None,
+    analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second.")] = None,
+    captions_per_second: Annotated[float | None, typer.Option()] = None,
+    rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
+    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco")] = None,
+    start_time: Annotated[str | None, typer.Option(help="When a recording began.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
@@ -96,12 +96,12 @@ def demo(
             }
         )
         code = _run(config, sources, None, as_json=False, quiet=False)
-        print("\nread back from Redis:")  # noqa: T201
+        print("\nread back from Redis:")
         quiet_reads = iter(range(2))
         for event in follow(
             server.url, since="1d", keep_going=lambda: next(quiet_reads, None) is not None
         ):
-            print(event_line(event))  # noqa: T201
+            print(event_line(event))
     raise typer.Exit(code)
 
 
@@ -109,10 +109,10 @@ def demo(
 def subscribe(  # noqa: PLR0913
     redis_url: Annotated[str, typer.Option(help="Where alerts are.")] = "redis://127.0.0.1:6379/0",
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
-    rule: Annotated[Optional[str], typer.Option()] = None,
-    type: Annotated[Optional[str], typer.Option(help="An event type or glob.")] = None,  # noqa: A002
-    since: Annotated[Optional[str], typer.Option(help="A time, an age (1h) or an id.")] = None,
-    group: Annotated[Optional[str], typer.Option(help="A consumer group.")] = None,
+    rule: Annotated[str | None, typer.Option()] = None,
+    type: Annotated[str | None, typer.Option(help="An event type or glob.")] = None,
+    since: Annotated[str | None, typer.Option(help="A time, an age (1h) or an id.")] = None,
+    group: Annotated[str | None, typer.Option(help="A consumer group.")] = None,
     consumer: Annotated[str, typer.Option()] = "default",
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -125,7 +125,7 @@ def subscribe(  # noqa: PLR0913
         redis_url, cameras=camera, rule=rule, type=type, since=since, group=group, consumer=consumer
     )
     for event in events:
-        print(event_line(event, as_json=json), flush=True)  # noqa: T201
+        print(event_line(event, as_json=json), flush=True)
 
 
 @app.command()
@@ -144,13 +144,13 @@ def check(file: Annotated[Path, typer.Argument(help="A configuration or rules fi
     problems = check_examples(rule_set)
     if problems:
         raise ConfigError(problems)
-    print(f"{file}: good")  # noqa: T201
+    print(f"{file}: good")
 
 
 @rules_app.command("test")
 def rules_test(
     captions: Annotated[Path, typer.Option(help="Stored captions, JSONL.")],
-    rules: Annotated[Optional[Path], typer.Option(help="A rules file.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
 ) -> None:
     """Replay stored captions through rules and print the events they would raise."""
     from pipeline.alerts import encode_alert  # noqa: PLC0415

@@ -1,0 +1,1 @@
+"""The pipeline: capture, batching, captioning, rules, alerts and outputs, joined by queues."""

@@ -14,8 +14,9 @@ __all__ = ["Batch", "Batcher", "LaneRules", "WindowSchedule"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames to encode together; ``due[i]`` tells whether the window ending at ``refs[i]`` is
-    to be captioned. Frames of one camera are in order.
+    """Frames to encode together; frames of one camera are in order.
+
+    ``due[i]`` tells whether the window ending at ``refs[i]`` is to be captioned.
     """
 
     refs: tuple[FrameRef, ...]
@@ -51,7 +52,9 @@ class WindowSchedule:
     def due(self, stamp: FrameStamp) -> bool:
         """Whether the window that ends with this frame is to be captioned; call once a frame."""
         time_s = stamp.time_s
-        if self._last_s is None or time_s < self._last_s:  # first frame, or a clock that jumped back
+        if (
+            self._last_s is None or time_s < self._last_s
+        ):  # first frame, or a clock that jumped back
             self._start_s, self._next_tick = time_s, 0
         self._last_s = time_s
         # Half a millisecond of slack: media times are rounded to the container's time base.

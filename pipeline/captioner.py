@@ -31,7 +31,13 @@ from pipeline.ledger import Ledger
 from pipeline.messages import Caption, FrameRef
 from pipeline.slots import SlotLayout
 
-__all__ = ["CaptionedFrame", "CaptionerError", "CaptionerProcess", "CaptionerStage", "RestartBudget"]
+__all__ = [
+    "CaptionedFrame",
+    "CaptionerError",
+    "CaptionerProcess",
+    "CaptionerStage",
+    "RestartBudget",
+]
 
 log = logging.getLogger(__name__)
 

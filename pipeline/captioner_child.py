@@ -208,7 +208,7 @@ def _load(pipe: Connection, options: CaptionerOptions) -> Captioner | None:
         captioner = cast(
             Captioner, factory(options.model, device=options.device, runtime=options.runtime)
         )
-    except Exception as error:  # noqa: BLE001 - whatever keeps the model from loading is told
+    except Exception as error:
         log.debug("loading failed", exc_info=error)
         pipe.send(Failure("model", str(error) or type(error).__name__))
         return None
@@ -230,7 +230,7 @@ def _answer_all(pipe: Connection, server: _Server) -> None:
             return
         try:
             reply: Answer | Failure = server.answer(request)
-        except Exception as error:  # noqa: BLE001 - told to the main process, which decides
+        except Exception as error:
             log.debug("a batch failed", exc_info=error)
             reply = Failure("captioner_error", f"the captioner failed: {error}")
         pipe.send(reply)

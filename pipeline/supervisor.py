@@ -145,7 +145,7 @@ class Supervisor:
         return [worker.inlet.channel for worker in self._workers]
 
     def _failure(self) -> StageFailed | None:
-        """The first error, in the order of the chain; errors that only follow from it come after."""
+        """The first error in the order of the chain; what only follows from it comes after."""
         for worker in self._workers:
             if worker.error is not None:
                 failed = StageFailed(f"{worker.stage.name}: {worker.error}")

@@ -22,9 +22,7 @@ def test_drop_oldest_keeps_the_newest_of_each_lane_and_reports_the_rest(puts, ca
         assert channel.put(item, lane)
     taken = channel.take(max_items=1000, max_wait_s=0)
     newest = [
-        item
-        for lane in "abc"
-        for item in [i for where, i in puts if where == lane][-capacity:]
+        item for lane in "abc" for item in [i for where, i in puts if where == lane][-capacity:]
     ]
     assert sorted(taken) == sorted(newest)
     assert sorted(taken + dropped) == sorted(item for _, item in puts)

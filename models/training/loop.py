@@ -146,7 +146,7 @@ class Trainer:
         if reward is None:
             logits, _ = self.decoder(memory, tokens)
             loss = cross_entropy(logits, tokens, self.config.label_smoothing)
-            value = float(loss)
+            value = float(loss.detach())
         else:
             references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
             loss, value = self_critical_loss(self.decoder, memory, references, reward)

@@ -26,9 +26,7 @@ class OutputStage:
 
     name = "outputs"
 
-    def __init__(
-        self, sinks: Sequence[Sink], on_close: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, sinks: Sequence[Sink], on_close: Callable[[], None] = lambda: None) -> None:
         self._sinks = tuple(sinks)
         self._on_close = on_close
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType

@@ -7,10 +7,11 @@ written with ``synchronous=FULL``, so it survives a power cut; one with captions
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -135,7 +136,7 @@ class Store:
 
     def pending(self, limit: int = 100) -> list[OutboxEntry]:
         """Oldest events not yet published, in order."""
-        with self._lock:
+        with self._lock, self._explained("read"):
             rows = self._connection.execute(
                 "SELECT seq, id, event, snapshot FROM outbox"
                 " WHERE published_at IS NULL ORDER BY seq LIMIT ?",
@@ -145,7 +146,7 @@ class Store:
 
     def depth(self) -> int:
         """How many events wait to be published."""
-        with self._lock:
+        with self._lock, self._explained("read"):
             row = self._connection.execute(
                 "SELECT count(*) FROM outbox WHERE published_at IS NULL"
             ).fetchone()
@@ -157,7 +158,7 @@ class Store:
         A kill before this makes the publisher send the same id again, which Redis then ignores.
         """
         now = datetime.now(timezone.utc).isoformat()
-        with self._lock:
+        with self._lock, self._explained("written"):
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
                 "UPDATE outbox SET published_at = ?, snapshot = NULL WHERE seq = ?", (now, seq)
@@ -165,7 +166,7 @@ class Store:
 
     def state(self, name: str) -> Any | None:
         """Return what :meth:`record` stored last under this name, or None."""
-        with self._lock:
+        with self._lock, self._explained("read"):
             row = self._connection.execute(
                 "SELECT value FROM state WHERE name = ?", (name,)
             ).fetchone()
@@ -175,6 +176,14 @@ class Store:
         """Close the file. Idempotent."""
         with self._lock:
             self._connection.close()
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str) -> Iterator[None]:
+        """SQLite's errors as ours: whoever calls (the publisher) waits and tries again."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"store {self.path}: cannot be {verb}: {error}") from error
 
     def _insert_event(self, event: Mapping[str, Any], snapshot: bytes | None) -> bool:
         cursor = self._connection.execute(
