@@ -22,9 +22,12 @@ __all__ = ["Publisher", "connect"]
 log = logging.getLogger(__name__)
 
 # One call per event: a repeated id (we died after this call and before noting it) does nothing.
+# A refused command ends a script but undoes nothing, so an id is noted only once its entry is in
+# the stream: were it noted first, the retry would take an entry that never was for a sent one.
 _PUBLISH = """
-if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[3])
+redis.call('SET', KEYS[1], '1', 'EX', ARGV[1])
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[3], 'state', ARGV[4], 'event', ARGV[3])
   redis.call('EXPIRE', KEYS[3], ARGV[6])
@@ -52,10 +55,11 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
+    except ValueError:  # its text may quote part of a password that holds '/', '?' or '#'
         raise ValueError(
-            f"Redis URL {redact(url)!r} is not usable: {redact(str(error))}; "
-            "it begins with redis://, rediss:// or unix://"
+            f"Redis URL {redact(url)!r} is not usable: it begins with redis://, rediss:// or "
+            "unix://, the port is a number, and '/', '?', '#' in a password are written %2F, %3F, "
+            "%23"
         ) from None
 
 
@@ -123,7 +127,9 @@ class Publisher:
             try:
                 sent = self._publish_pending()
                 retry_s = _FIRST_RETRY_S
-            except (redis.RedisError, StoreError) as error:
+            except Exception as error:  # this thread ends only when told to
+                if not isinstance(error, (redis.RedisError, StoreError)):
+                    log.exception("publisher: unexpected error; trying again")
                 self._note(error)
                 if self._past_drain():
                     return

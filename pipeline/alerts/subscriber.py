@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import json
 import logging
@@ -116,6 +117,14 @@ def subscribe(redis_url: str, **options: Any) -> Iterator[Event]:
     client = connect(redis_url, wanted.timeout_s)
     start = "$" if wanted.since is None else parse_since(wanted.since)
     reader = _GroupReader(client, wanted, start) if wanted.group else _Reader(client, wanted, start)
+    try:
+        yield from _follow(reader, wanted)
+    finally:
+        reader.close()
+        client.close()
+
+
+def _follow(reader: _Reader | _GroupReader, wanted: Subscription) -> Iterator[Event]:
     seen: OrderedDict[str, None] = OrderedDict()
     pause_s = 0.1
     while wanted.keep_going():
@@ -158,15 +167,18 @@ class _Reader:
         self._position = start
 
     def read(self) -> list[tuple[str, Event | None]]:
-        if self._position == "$":
-            # Fixed once: a later "$" would skip what came during a reconnect.
-            last: Any = self._client.xrevrange(self._stream, count=1)
-            self._position = last[0][0].decode() if last else "0-0"
+        self._position = _fixed(self._client, self._stream, self._position)
         reply: Any = self._client.xread({self._stream: self._position}, count=100, block=_BLOCK_MS)
-        return [_parse(entry) for entry in _entries(reply)]
+        entries = _entries(reply)
+        if entries:
+            _warn_of_gap(self._client, self._stream, self._position)
+        return [_parse(entry) for entry in entries]
 
     def done(self, stream_id: str) -> None:
         self._position = stream_id
+
+    def close(self) -> None:
+        """Nothing is owed."""
 
 
 class _GroupReader:
@@ -176,13 +188,24 @@ class _GroupReader:
         self._client = client
         self._stream = f"{wanted.prefix}:alerts"
         self._group, self._consumer = str(wanted.group), wanted.consumer
-        self._start = start
+        self._position = start
         self._own_first = True
         self._created = False
+        self._to_acknowledge: list[str] = []
 
     def read(self) -> list[tuple[str, Event | None]]:
+        try:
+            return self._read()
+        except redis.ResponseError as error:
+            if str(error).startswith("NOGROUP"):  # Redis lost its data: make the group anew
+                self._created = False
+                self._to_acknowledge.clear()
+            raise
+
+    def _read(self) -> list[tuple[str, Event | None]]:
         if not self._created:
             self._create()
+        self._acknowledge()
         if self._own_first:
             mine: Any = self._client.xreadgroup(
                 self._group, self._consumer, {self._stream: "0"}, count=100
@@ -198,18 +221,75 @@ class _GroupReader:
         reply: Any = self._client.xreadgroup(
             self._group, self._consumer, {self._stream: ">"}, count=100, block=_BLOCK_MS
         )
-        return [_parse(entry) for entry in _entries(reply)]
+        entries = _entries(reply)
+        if entries:
+            _warn_of_gap(self._client, self._stream, self._position)
+            self._position = entries[-1][0].decode()
+        return [_parse(entry) for entry in entries]
 
     def done(self, stream_id: str) -> None:
-        self._client.xack(self._stream, self._group, stream_id)
+        self._to_acknowledge.append(stream_id)
+        try:
+            self._acknowledge()
+        except redis.RedisError as error:  # acknowledged before the next read instead
+            log.warning("Redis does not take the acknowledgement yet (%s)", redact(str(error)))
+
+    def close(self) -> None:
+        """Try once more to acknowledge; what fails comes again, to whoever is next."""
+        with contextlib.suppress(redis.RedisError):
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self._to_acknowledge:
+            self._client.xack(self._stream, self._group, *self._to_acknowledge)
+            self._to_acknowledge.clear()
 
     def _create(self) -> None:
+        self._position = _fixed(self._client, self._stream, self._position)
         try:
-            self._client.xgroup_create(self._stream, self._group, self._start, mkstream=True)
+            self._client.xgroup_create(self._stream, self._group, self._position, mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+            self._position = self._last_delivered()
         self._created = True
+
+    def _last_delivered(self) -> str:
+        """Where the group stands that is there already."""
+        groups: Any = self._client.xinfo_groups(self._stream)
+        mine = next(group for group in groups if _text(group["name"]) == self._group)
+        return _text(mine["last-delivered-id"])
+
+
+def _fixed(client: redis.Redis, stream: str, position: str) -> str:
+    """``$`` as the id it means now: a later ``$`` would skip what came during a reconnect."""
+    if position != "$":
+        return position
+    last: Any = client.xrevrange(stream, count=1)
+    return _text(last[0][0]) if last else "0-0"
+
+
+def _warn_of_gap(client: redis.Redis, stream: str, position: str) -> None:
+    """Say so when the stream was trimmed beyond the position this reader stood at."""
+    first: Any = client.xrange(stream, count=1)
+    if not first or _order(_text(first[0][0])) <= _order(position):
+        return
+    info: Any = client.xinfo_stream(stream)
+    if info.get("entries-added", info["length"] + 1) > info["length"]:  # Redis < 7 does not count
+        log.warning(
+            "events between %s and %s may be missing: Redis trimmed them before they were read; "
+            "raise redis.stream_max_length to keep more",
+            position,
+            _text(first[0][0]),
+        )
+
+
+def _order(stream_id: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in stream_id.split("-"))
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _entries(reply: Any) -> list[Any]:

@@ -97,8 +97,10 @@ class Store:
     ) -> int:
         """Write events with their snapshots, rule state and captions: all or nothing.
 
-        Each event gets its number as ``data.seq``. An id that is there already is left as it is,
-        so a replay after a kill adds nothing.
+        Each event gets its number as ``data.seq``. An id that still waits is left as it is, so
+        a replay after a kill adds nothing. One that was published waits again, as it now is and
+        under its old number: the same recording may be run into another Redis, and one that
+        knows the id ignores it.
 
         Returns:
             How many events were new.
@@ -187,18 +189,26 @@ class Store:
 
     def _insert_event(self, event: Mapping[str, Any], snapshot: bytes | None) -> bool:
         cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO outbox (id, event, snapshot) VALUES (?, '', ?)",
-            (event["id"], snapshot),
+            "INSERT OR IGNORE INTO outbox (id, event) VALUES (?, '')", (event["id"],)
         )
-        if cursor.rowcount != 1:
-            return False
-        seq = cursor.lastrowid
+        if cursor.rowcount == 1:
+            self._write_event(cursor.lastrowid, event, snapshot)
+            return True
+        published = self._connection.execute(
+            "SELECT seq FROM outbox WHERE id = ? AND published_at IS NOT NULL", (event["id"],)
+        ).fetchone()
+        if published is not None:
+            self._write_event(published[0], event, snapshot)
+        return False
+
+    def _write_event(
+        self, seq: int | None, event: Mapping[str, Any], snapshot: bytes | None
+    ) -> None:
         numbered = {**event, "data": {**event["data"], "seq": seq}}
         self._connection.execute(
-            "UPDATE outbox SET event = ? WHERE seq = ?",
-            (json.dumps(numbered, ensure_ascii=False), seq),
+            "UPDATE outbox SET event = ?, snapshot = ?, published_at = NULL WHERE seq = ?",
+            (json.dumps(numbered, ensure_ascii=False), snapshot, seq),
         )
-        return True
 
     def _migrate(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]

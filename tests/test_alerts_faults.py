@@ -1,0 +1,201 @@
+"""What goes wrong around Redis costs no alert: each fault is made on a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+import redis
+
+from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
+from pipeline.alerts.publisher import connect
+from pipeline.alerts.server import _binary
+from pipeline.config import RedisConfig
+from pipeline.messages import Alert, AlertState, FrameStamp
+from pipeline.store import Store
+
+_AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
+
+
+def _alert(name: str) -> Alert:
+    return Alert(
+        name, 1, AlertState.STARTED, "dogs", "high", ("x",), FrameStamp("door", 1, _AT, 0, 2.0),
+        _AT, _AT, _AT, 1, "a dog", 0.5, (),
+    )  # fmt: skip
+
+
+def _record(store: Store, *names: str) -> None:
+    store.record([(encode_alert(_alert(name)), None) for name in names])
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedRedis]:
+    with EmbeddedRedis() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "store.db")
+    yield opened
+    opened.close()
+
+
+def _publish_all(store: Store, url: str) -> None:
+    publisher = Publisher(store, RedisConfig(), url)
+    publisher.start()
+    assert publisher.stop() == 0
+
+
+def test_refused_write_in_the_middle_loses_nothing(server: EmbeddedRedis, store: Store) -> None:
+    client = redis.Redis.from_url(server.url)
+    client.set("watchword:alerts", "somebody else's")
+    _record(store, "a1")
+    publisher = Publisher(store, RedisConfig(), server.url)
+    publisher.start()
+    _until(lambda: publisher.failures >= 3 or store.depth() == 0)
+    client.delete("watchword:alerts")
+    assert publisher.stop() == 0
+    assert client.xlen("watchword:alerts") == 1
+
+
+def test_user_who_may_not_use_channels_gets_one_entry(server: EmbeddedRedis, store: Store) -> None:
+    client = redis.Redis.from_url(server.url)
+    client.acl_setuser(
+        "writer", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], reset=True
+    )
+    _record(store, "a1")
+    _publish_all(store, server.url.replace("//", "//writer:pw@"))
+    assert client.xlen("watchword:alerts") == 1
+
+
+def test_callback_that_raises_does_not_end_the_thread(server: EmbeddedRedis, store: Store) -> None:
+    def angry(event_id: str) -> None:
+        raise RuntimeError(event_id)
+
+    publisher = Publisher(store, RedisConfig(), server.url, angry)
+    publisher.start()
+    _record(store, "a1")
+    publisher.wake()
+    _until(lambda: store.depth() == 0)
+    _record(store, "a2")
+    publisher.wake()
+    _until(lambda: store.depth() == 0)
+    assert publisher.stop() == 0
+
+
+@pytest.mark.fault
+def test_group_survives_a_restart_between_event_and_acknowledgement(
+    server: EmbeddedRedis, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    _record(store, "a1", "a2")
+    _publish_all(store, server.url)
+    events = subscribe(server.url, since="1h", group="g", timeout_s=1.0)
+    assert next(events).data["alert_id"] == "a1"
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
+
+    got: list[str] = []
+
+    follower = threading.Thread(target=lambda: got.append(next(events).data["alert_id"]))
+    follower.start()
+    _until(lambda: "acknowledgement" in caplog.text)
+    # Here and not in a thread: the server ends with the thread that started it.
+    server._process = server._spawn(_binary())
+    assert server._wait_until_up()
+    follower.join(8)
+    assert got == ["a2"]
+    events.close()  # type: ignore[attr-defined]
+    again = subscribe(server.url, group="g")  # a1 was acknowledged late, a2 never
+    assert next(again).data["alert_id"] == "a2"
+
+
+def test_group_is_made_anew_when_the_server_lost_it(server: EmbeddedRedis, store: Store) -> None:
+    _record(store, "a1")
+    _publish_all(store, server.url)
+    stop = threading.Event()
+    events = subscribe(server.url, since="1h", group="g", keep_going=lambda: not stop.is_set())
+    assert next(events).data["alert_id"] == "a1"
+    redis.Redis.from_url(server.url).flushall()
+    _record(store, "a2")
+    _publish_all(store, server.url)
+    timer = threading.Timer(8, stop.set)
+    timer.start()
+    try:
+        assert next(events).data["alert_id"] == "a2"
+    finally:
+        timer.cancel()
+
+
+@pytest.mark.parametrize("mark", ["/", "?", "#"])
+def test_password_that_breaks_the_url_is_not_shown(mark: str) -> None:
+    with pytest.raises(ValueError, match="not usable") as caught:
+        connect(f"redis://user:hun{mark}ter2@host:1/0", 1.0)
+    assert "hun" not in str(caught.value)
+    assert "ter2" not in str(caught.value)
+
+
+def test_same_recording_into_a_new_server_is_published_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = Store(tmp_path / "store.db")
+        with EmbeddedRedis() as server:
+            _record(store, "a1")
+            _publish_all(store, server.url)
+            assert redis.Redis.from_url(server.url).xlen("watchword:alerts") == 1
+        store.close()
+
+
+def test_trimming_that_made_a_gap_is_said(
+    server: EmbeddedRedis, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    _record(store, "a1", "a2", "a3")
+    _publish_all(store, server.url)
+    events = subscribe(server.url, since="1h")
+    assert next(events).data["alert_id"] == "a1"
+    assert "missing" not in caplog.text
+    client = redis.Redis.from_url(server.url)
+    client.xtrim("watchword:alerts", maxlen=1, approximate=False)
+    late = subscribe(server.url, since="1h")
+    assert next(late).data["alert_id"] == "a3"
+    assert "may be missing" in caplog.text
+
+
+def test_group_that_lags_behind_trimming_is_told(
+    server: EmbeddedRedis, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    _record(store, "a1")
+    _publish_all(store, server.url)
+    events = subscribe(server.url, since="1h", group="g")
+    assert next(events).data["alert_id"] == "a1"
+    assert "missing" not in caplog.text
+    _record(store, "a2", "a3")
+    _publish_all(store, server.url)
+    redis.Redis.from_url(server.url).xtrim("watchword:alerts", maxlen=1, approximate=False)
+    assert next(events).data["alert_id"] == "a3"
+    assert "may be missing" in caplog.text
+
+
+@pytest.mark.fault
+def test_killed_at_random_points_publishes_what_an_unbroken_run_does() -> None:
+    command = [sys.executable, "-m", "benchmarks.outbox_kills", "--kills", "25"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = json.loads(done.stdout)
+    assert count["at_work"] >= 5  # else the kills fell beside the work and show nothing
+    assert count["found"] == count["expected"] > 0
