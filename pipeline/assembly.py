@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, encode_camera_event
 from pipeline.batcher import Batch, Batcher, LaneRules
-from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage, RestartBudget
+from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage
 from pipeline.captioner_child import CaptionerOptions, Ready
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel, Overflow
@@ -37,6 +38,7 @@ from pipeline.outputs import (
 from pipeline.outputs.lines import caption_line, to_json_line
 from pipeline.outputs.stage import OutputStage, Sink
 from pipeline.outputs.terminal import CameraInfo, TerminalView
+from pipeline.restarts import RestartBudget
 from pipeline.rules import RuleEngine, RuleSet
 from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
 from pipeline.sources import Source, SourceError, SourceKind
@@ -200,7 +202,6 @@ class Run:
             beam_size=model.beam_size,
             max_words=model.max_words,
             window_frames=model.window_frames,
-            max_batch_frames=model.max_batch_frames,
         )
         self.captioner = CaptionerProcess(options, model.answer_timeout_s)
         self._closers.append(self.captioner.kill)
@@ -338,20 +339,14 @@ class Run:
         account = self.capture.accounts()[camera]
         books = self.ledger.books(camera)
         status = self.capture.status()[camera]
-        dropped = dict(account.dropped)
-        for reason, count in books.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-        failed = dict(account.failed)
-        for reason, count in books.failed.items():
-            failed[reason] = failed.get(reason, 0) + count
         return CameraSummary(
             camera=camera,
             grabbed=account.grabbed,
             unsampled=account.unsampled,
             skipped=account.skipped,
             encoded=books.encoded,
-            dropped=dropped,
-            failed=failed,
+            dropped=dict(Counter(account.dropped) + Counter(books.dropped)),
+            failed=dict(Counter(account.failed) + Counter(books.failed)),
             windows=books.windows,
             captioned=books.captioned,
             windows_dropped=books.windows_dropped,

@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -29,6 +28,7 @@ from pipeline.captioner_child import (
 )
 from pipeline.ledger import Ledger
 from pipeline.messages import Caption, FrameRef
+from pipeline.restarts import RestartBudget
 from pipeline.slots import SlotLayout
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "CaptionerError",
     "CaptionerProcess",
     "CaptionerStage",
-    "RestartBudget",
 ]
 
 log = logging.getLogger(__name__)
@@ -55,24 +54,6 @@ class CaptionedFrame:
 
     caption: Caption
     ref: FrameRef
-
-
-class RestartBudget:
-    """At most ``restarts`` within ``window_s`` seconds; :meth:`spend` tells whether one is left."""
-
-    def __init__(self, restarts: int, window_s: float) -> None:
-        self._restarts = restarts
-        self._window_s = window_s
-        self._spent: deque[float] = deque()
-
-    def spend(self, now_s: float) -> bool:
-        """Take one restart at monotonic time ``now_s``; False when the budget is used up."""
-        while self._spent and now_s - self._spent[0] > self._window_s:
-            self._spent.popleft()
-        if len(self._spent) >= self._restarts:
-            return False
-        self._spent.append(now_s)
-        return True
 
 
 class CaptionerProcess:

@@ -37,7 +37,6 @@ class CaptionerOptions:
     beam_size: int = 3
     max_words: int = 20
     window_frames: int = 5
-    max_batch_frames: int = 16
 
 
 @dataclass(frozen=True, slots=True)

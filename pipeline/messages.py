@@ -1,7 +1,7 @@
 """What flows between the stages: small, frozen, slotted values.
 
-Every type here is picklable, and none but :class:`Frame` and :class:`FrameBatch` holds
-pixels, so nothing downstream of the captioner can pin an image in memory.
+Every type here is picklable and none holds pixels: a :class:`FrameRef` says where they lie, so
+nothing can pin an image in memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,6 @@ __all__ = [
     "CameraState",
     "Caption",
     "Evidence",
-    "Frame",
-    "FrameBatch",
     "FrameRef",
     "FrameStamp",
     "Region",
@@ -82,22 +79,6 @@ class FrameRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """A looked-at frame: ``image`` is (H, W, 3) uint8 RGB and read-only."""
-
-    stamp: FrameStamp
-    image: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class FrameBatch:
-    """Frames of many cameras stacked for the encoder: ``pixels`` is (B, 3, H, W) uint8 RGB."""
-
-    stamps: tuple[FrameStamp, ...]
-    pixels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
 class Region:
     """A box in the picture; all four numbers are fractions of its width or height, 0..1."""
 
@@ -128,9 +109,6 @@ class Alternative:
     log_probability: float
 
 
-_NO_CONCEPTS: Mapping[str, float] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class Caption:
     """What one window of frames shows, in words; ``stamp`` is that of the window's last frame.
@@ -146,7 +124,7 @@ class Caption:
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     model: str = ""
-    concepts: Mapping[str, float] = field(default_factory=lambda: dict(_NO_CONCEPTS))
+    concepts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""When a camera's grabber is started again: jittered back-off, and a budget for crashes."""
+"""When a child is started again: a budget for crashes, and jittered back-off for cameras."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
 
-__all__ = ["RestartPolicy"]
+__all__ = ["RestartBudget", "RestartPolicy"]
 
 _FIRST_DELAY_S = 0.5
 _QUICK_LIMIT_S = 4.0  # with the second a reopen takes: back within 5 s of the camera's return
@@ -13,16 +13,30 @@ _QUICK_PHASE_S = 300.0
 _SLOW_LIMIT_S = 30.0
 
 
+class RestartBudget:
+    """At most ``restarts`` within ``window_s`` seconds."""
+
+    def __init__(self, restarts: int, window_s: float) -> None:
+        self._restarts = restarts
+        self._window_s = window_s
+        self._spent: deque[float] = deque()
+
+    def spend(self, now_s: float) -> bool:
+        """Count one restart at monotonic time ``now_s``; False when that is one too many."""
+        self._spent.append(now_s)
+        while now_s - self._spent[0] > self._window_s:
+            self._spent.popleft()
+        return len(self._spent) <= self._restarts
+
+
 class RestartPolicy:
     """Delays for one camera; knows no clock, every call says what time it is (seconds)."""
 
     def __init__(self, budget: int, window_s: float, chance: random.Random) -> None:
-        self._budget = budget
-        self._window_s = window_s
+        self._budget = RestartBudget(budget, window_s)
         self._chance = chance
         self._attempts = 0
         self._failing_since_s: float | None = None
-        self._crashes: deque[float] = deque()
         self.exhausted = False
 
     def frame_came(self) -> None:
@@ -46,10 +60,7 @@ class RestartPolicy:
 
     def after_crash(self, now_s: float) -> float:
         """Seconds to wait after the process died; sets :attr:`exhausted` past the budget."""
-        self._crashes.append(now_s)
-        while self._crashes and now_s - self._crashes[0] > self._window_s:
-            self._crashes.popleft()
-        self.exhausted = len(self._crashes) > self._budget
+        self.exhausted = not self._budget.spend(now_s)
         if self.exhausted:
             return _SLOW_LIMIT_S
         return _FIRST_DELAY_S * self._chance.uniform(0.5, 1.0)

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import redis
 from cloudevents.v1.http import from_json
+from waiting import until
 
 from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
 from pipeline.alerts.publisher import connect
@@ -40,26 +39,6 @@ def _alert(name: str = "a1") -> Alert:
         _AT, _AT, _AT, 1, "a dog", 0.5, (Evidence("dog", "dog", (2, 5), 0.5),),
         Region(0, 0, 0.5, 0.5),
     )  # fmt: skip
-
-
-def _until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as running:
-        yield running
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store.db")
-    yield opened
-    opened.close()
 
 
 def _publish(store: Store, url: str, *names: str) -> None:
@@ -93,7 +72,7 @@ def test_published_to_stream_channel_hash_and_snapshot(server: EmbeddedRedis, st
             heard.add(message["channel"])
         return len(heard) == 2
 
-    _until(both)
+    until(both)
     assert client.xlen("watchword:alerts") == 1
     assert client.hget("watchword:alert:a1", "state") == b"started"
     assert client.get("watchword:snapshot:a1") == b"jpeg"
@@ -117,11 +96,11 @@ def test_killed_server_loses_nothing(server: EmbeddedRedis, store: Store) -> Non
     server._process.wait()
     store.record([(encode_alert(_alert(name)), None) for name in ("a1", "a2")])
     publisher.wake()
-    _until(lambda: publisher.failures > 0)
+    until(lambda: publisher.failures > 0)
     assert store.depth() == 2
     server._process = server._spawn(_binary())
     assert server._wait_until_up()
-    _until(lambda: store.depth() == 0)
+    until(lambda: store.depth() == 0)
     assert publisher.stop() == 0
     assert redis.Redis.from_url(server.url).xlen("watchword:alerts") == 2
 
@@ -180,7 +159,7 @@ def test_server_dies_with_its_parent(tmp_path: Path) -> None:
             return True
         return False
 
-    _until(gone)
+    until(gone)
 
 
 def test_malformed_url_hides_the_password() -> None:

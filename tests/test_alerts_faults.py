@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import redis
+from waiting import until
 
 from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
 from pipeline.alerts.publisher import connect
@@ -35,26 +34,6 @@ def _record(store: Store, *names: str) -> None:
     store.record([(encode_alert(_alert(name)), None) for name in names])
 
 
-def _until(condition: Callable[[], bool], timeout_s: float = 8.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def server() -> Iterator[EmbeddedRedis]:
-    with EmbeddedRedis() as running:
-        yield running
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store.db")
-    yield opened
-    opened.close()
-
-
 def _publish_all(store: Store, url: str) -> None:
     publisher = Publisher(store, RedisConfig(), url)
     publisher.start()
@@ -67,7 +46,7 @@ def test_refused_write_in_the_middle_loses_nothing(server: EmbeddedRedis, store:
     _record(store, "a1")
     publisher = Publisher(store, RedisConfig(), server.url)
     publisher.start()
-    _until(lambda: publisher.failures >= 3 or store.depth() == 0)
+    until(lambda: publisher.failures >= 3 or store.depth() == 0)
     client.delete("watchword:alerts")
     assert publisher.stop() == 0
     assert client.xlen("watchword:alerts") == 1
@@ -91,10 +70,10 @@ def test_callback_that_raises_does_not_end_the_thread(server: EmbeddedRedis, sto
     publisher.start()
     _record(store, "a1")
     publisher.wake()
-    _until(lambda: store.depth() == 0)
+    until(lambda: store.depth() == 0)
     _record(store, "a2")
     publisher.wake()
-    _until(lambda: store.depth() == 0)
+    until(lambda: store.depth() == 0)
     assert publisher.stop() == 0
 
 
@@ -114,7 +93,7 @@ def test_group_survives_a_restart_between_event_and_acknowledgement(
 
     follower = threading.Thread(target=lambda: got.append(next(events).data["alert_id"]))
     follower.start()
-    _until(lambda: "acknowledgement" in caplog.text)
+    until(lambda: "acknowledgement" in caplog.text)
     # Here and not in a thread: the server ends with the thread that started it.
     server._process = server._spawn(_binary())
     assert server._wait_until_up()

@@ -165,6 +165,44 @@ def test_a_live_stream_is_captioned_and_ctrl_c_drains(tmp_path: Path):
     assert leftovers() <= before
 
 
+def captioner_of(main_pid: int) -> int:
+    """Process id of the captioner child: the one of main's children that has torch mapped."""
+    children = Path(f"/proc/{main_pid}/task/{main_pid}/children").read_text().split()
+    for pid in children:
+        if "libtorch" in Path(f"/proc/{pid}/maps").read_text():
+            return int(pid)
+    raise AssertionError("no captioner child")
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_a_killed_captioner_is_replaced_and_its_batch_is_booked(tmp_path: Path):
+    with RtspServer(CLIPS) as server:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, str(ROOT / "run_stream.py"), "run"),
+                f"live={server.url('bikes.mp4')}",
+                *("--rules", str(DEMO_RULES), "--output", str(tmp_path), "--json"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        captions = 0
+        while captions < 4 and (line := process.stdout.readline()):
+            captions += '"type": "caption"' in line
+            if captions == 2 and '"type": "caption"' in line:
+                os.kill(captioner_of(process.pid), signal.SIGKILL)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert captions == 4, errors
+    assert process.returncode == 130, errors
+    assert "captioner process has died; starting it again" in errors
+    summary = json_lines(rest)[-1]
+    assert_books_balance(summary)
+    assert summary["total"]["frames"]["failed"]["captioner_died"] >= 1
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("missing.mp4", None), ("text.mp4", b"no video\n" * 50), ("empty.mp4", b"")],

@@ -1,0 +1,26 @@
+"""Fixtures more than one test file uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.alerts import EmbeddedRedis
+from pipeline.store import Store
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedRedis]:
+    """A real server of the test's own."""
+    with EmbeddedRedis() as running:
+        yield running
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store on disk."""
+    opened = Store(tmp_path / "store.db")
+    yield opened
+    opened.close()
