@@ -142,6 +142,11 @@ class Captioner(nn.Module):
             frames = _frames_of(clip)[-self.decoder.config.window_frames :]
             squares = np.stack([to_square(frame, self.input_size) for frame in frames])
             windows.append((self.encode(squares), [0.0] * len(frames)))
+        return self.score_windows(windows, sentences)
+
+    @torch.inference_mode()
+    def score_windows(self, windows: Sequence[Window], sentences: Sequence[str]) -> Tensor:
+        """Like :meth:`score`, of windows that are encoded already."""
         features, mask = pad_windows(windows, self.decoder.config.window_frames)
         given = self._sentence_log_probability(features, mask, sentences)
         blank = self._sentence_log_probability(

@@ -202,10 +202,18 @@ class Run:
             beam_size=model.beam_size,
             max_words=model.max_words,
             window_frames=model.window_frames,
+            concepts=self._rules.concepts,
+            probes=self._rules.probes,
         )
         self.captioner = CaptionerProcess(options, model.answer_timeout_s)
         self._closers.append(self.captioner.kill)
-        return self.captioner.start()
+        ready = self.captioner.start()
+        if ready.unknown_concepts:
+            self._say(
+                f"{ready.identity} has no concept {', '.join(ready.unknown_concepts)}; "
+                f"rules that ask for it in {self._rules.path} go by words alone"
+            )
+        return ready
 
     def _build_stages(self, ready: Ready) -> None:
         config = self.config

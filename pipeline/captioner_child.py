@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.captioner_evidence import EvidenceSource, WindowEvidence
 from pipeline.messages import Alternative, Caption, FrameRef, Word
 from pipeline.slots import FrameSlots, SlotLayout
 
@@ -37,16 +38,24 @@ class CaptionerOptions:
     beam_size: int = 3
     max_words: int = 20
     window_frames: int = 5
+    concepts: tuple[str, ...] = ()
+    """Words that every window is asked for, as far as the model's concept head knows them."""
+    probes: tuple[str, ...] = ()
+    """Sentences that every window is scored with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded: its square's side in pixels, its identity, and where it runs."""
+    """The model is loaded: its square's side in pixels, its identity, and where it runs.
+
+    ``unknown_concepts`` are the asked-for words it cannot give; all of them without a concept head.
+    """
 
     input_size: int
     identity: str
     device: str
     runtime: str
+    unknown_concepts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +140,12 @@ class Windows:
 class _Server:
     """Answers requests with one loaded captioner."""
 
-    def __init__(self, captioner: Captioner, options: CaptionerOptions) -> None:
+    def __init__(
+        self, captioner: Captioner, options: CaptionerOptions, evidence: EvidenceSource
+    ) -> None:
         self._captioner = captioner
         self._options = options
+        self._evidence = evidence
         self._slots: dict[str, FrameSlots] = {}
         self._windows = Windows(options.window_frames)
 
@@ -168,13 +180,16 @@ class _Server:
         hypotheses = self._captioner.decode(
             windows, beam_size=self._options.beam_size, max_words=self._options.max_words
         )
+        evidence = self._evidence.of(windows)
         return [
-            _to_caption(ref, hypothesis, self._captioner.identity)
-            for ref, hypothesis in zip(due, hypotheses, strict=True)
+            _to_caption(ref, hypothesis, found, self._captioner.identity)
+            for ref, hypothesis, found in zip(due, hypotheses, evidence, strict=True)
         ]
 
 
-def _to_caption(ref: FrameRef, hypothesis: Hypothesis, identity: str) -> Caption:
+def _to_caption(
+    ref: FrameRef, hypothesis: Hypothesis, evidence: WindowEvidence, identity: str
+) -> Caption:
     return Caption(
         stamp=ref.stamp,
         text=hypothesis.text,
@@ -184,6 +199,8 @@ def _to_caption(ref: FrameRef, hypothesis: Hypothesis, identity: str) -> Caption
             Alternative(a.text, float(a.log_probability)) for a in hypothesis.alternatives
         ),
         model=identity,
+        concepts=evidence.concepts,
+        scores=evidence.scores,
     )
 
 
@@ -193,7 +210,9 @@ def serve(pipe: Connection, options: CaptionerOptions) -> None:
     captioner = _load(pipe, options)
     if captioner is None:
         return
-    server = _Server(captioner, options)
+    evidence = EvidenceSource(captioner, options.concepts, options.probes)
+    pipe.send(_ready(captioner, evidence))
+    server = _Server(captioner, options, evidence)
     try:
         _answer_all(pipe, server)
     finally:
@@ -211,12 +230,17 @@ def _load(pipe: Connection, options: CaptionerOptions) -> Captioner | None:
         log.debug("loading failed", exc_info=error)
         pipe.send(Failure("model", str(error) or type(error).__name__))
         return None
-    pipe.send(
-        Ready(
-            captioner.input_size, captioner.identity, str(captioner.device), str(captioner.runtime)
-        )
-    )
     return captioner
+
+
+def _ready(captioner: Captioner, evidence: EvidenceSource) -> Ready:
+    return Ready(
+        captioner.input_size,
+        captioner.identity,
+        str(captioner.device),
+        str(captioner.runtime),
+        evidence.unknown,
+    )
 
 
 def _answer_all(pipe: Connection, server: _Server) -> None:

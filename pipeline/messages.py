@@ -21,6 +21,7 @@ __all__ = [
     "CameraEvent",
     "CameraState",
     "Caption",
+    "Concept",
     "Evidence",
     "FrameRef",
     "FrameStamp",
@@ -110,11 +111,20 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class Concept:
+    """What the visual-concept detector says of one word: its probability, and where it shows."""
+
+    probability: float
+    region: Region | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caption:
     """What one window of frames shows, in words; ``stamp`` is that of the window's last frame.
 
-    ``log_probability`` is the sum over the words (and the end token) in nats. ``concepts`` gives
-    the probability of single words by the visual-concept detector, where the model has one.
+    ``log_probability`` is the sum over the words (and the end token) in nats. ``concepts``
+    are the words that the rules ask the visual-concept detector about, where the model has one,
+    and ``scores`` the rules' probe sentences: log P(sentence | window) - log P(sentence), in nats.
     ``model`` names the checkpoint and the first 12 hex digits of its SHA-256.
     """
 
@@ -124,7 +134,8 @@ class Caption:
     words: tuple[Word, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     model: str = ""
-    concepts: Mapping[str, float] = field(default_factory=dict)
+    concepts: Mapping[str, Concept] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,19 @@ def test_all_asks_for_every_group_and_regex_is_case_blind() -> None:
     assert finds("zzz", "Plate AB-123", regex=[r"[a-z]{2}-\d{3}"])
 
 
+def test_exclusions_and_negation_hold_for_expressions_and_vetoes_too() -> None:
+    assert not finds("zzz", "there is no fire here", regex=["fi[r]e"])
+    assert not finds("zzz", "a fire truck", regex=["fi[r]e"], exclude=["fire truck"])
+    assert finds("bag", "a bag and no people", none=["person"])
+    assert not finds("bag", "a bag and two people", none=["person"])
+
+
+def test_words_of_another_language_stand_for_what_a_lexicon_says() -> None:
+    lexicon = Lexicon.of([shipped_lexicon(), LexiconFile(covers={"Brände": ("fire", "smoke")})])
+    rule = RuleSpec.model_validate({"name": "x", "keywords": ["Brände"]})
+    assert TextMatcher(rule, lexicon).match("flames on the roof").hits
+
+
 def test_hostile_expression_is_quick_by_construction() -> None:
     assert not finds("zzz", "a" * 5000 + "!", regex=["(a+)+$"])
 

@@ -12,8 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.attention import region_of
 from pipeline.config import ConfigError
-from pipeline.messages import Alert, AlertState, Alternative, Caption, FrameStamp, Region, Word
+from pipeline.messages import (
+    Alert,
+    AlertState,
+    Alternative,
+    Caption,
+    Concept,
+    FrameStamp,
+    Region,
+    Word,
+)
+from pipeline.outputs.lines import caption_line, to_json_line
 from pipeline.rules import (
     RuleEngine,
     RuleSet,
@@ -22,7 +33,6 @@ from pipeline.rules import (
     compare,
     load_rules,
     parse_captions,
-    region_of,
     replay,
 )
 from pipeline.rules.ruleset import make_rules
@@ -331,10 +341,10 @@ def test_beams_count_by_their_probability_mass() -> None:
 
 def test_concepts_can_require_and_can_suffice() -> None:
     need, enough = {"concepts": {"fight": 0.5}}, {"or_concepts": {"fight": 0.9}}
-    weak = replace(caption("a fight", 0), concepts={"fight": 0.2})
+    weak = replace(caption("a fight", 0), concepts={"fight": Concept(0.2)})
     assert list(replay([weak], rules_of(evidence=need))) == []
     assert list(replay([caption("a fight", 0)], rules_of(evidence=need)))
-    strong = replace(caption("two men", 0), concepts={"fight": 0.95})
+    strong = replace(caption("two men", 0), concepts={"fight": Concept(0.95)})
     assert next(replay([strong], rules_of(evidence=enough))).keywords[0].keyword == "concept:fight"
 
 
@@ -348,6 +358,66 @@ def test_a_zone_counts_only_what_the_model_looked_at_inside_it() -> None:
     for polygon, fires in ((left, True), (right, False)):
         rules = rules_of(zones=["z"], zone_table={"z": {"polygon": polygon}})
         assert bool(list(replay([seen], rules))) is fires
+
+
+def test_what_a_concept_saw_outside_the_zone_does_not_count() -> None:
+    left = {"z": {"polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}}
+    rules = rules_of(zones=["z"], zone_table=left, evidence={"or_concepts": {"fight": 0.5}})
+    for x, fires in ((0.1, True), (0.7, False)):
+        concept = Concept(0.9, Region(x, 0.4, 0.2, 0.2))
+        seen = replace(caption("two men", 0), concepts={"fight": concept})
+        alerts = list(replay([seen], rules))
+        assert bool(alerts) is fires
+    assert rules.concepts == ("fight",)
+
+
+def test_probe_sentences_can_require_and_can_suffice() -> None:
+    text = "a person is lying on the floor"
+    need, enough = {"probes": {text: 1.0}}, {"or_probes": {text: 2.0}}
+    for nats, with_words, alone in ((0.5, False, False), (1.5, True, False), (2.5, True, True)):
+        spoken = replace(caption("a fight", 0), scores={text: nats})
+        silent = replace(caption("a room", 0), scores={text: nats})
+        assert bool(list(replay([spoken], rules_of(evidence=need)))) is with_words
+        assert bool(list(replay([silent], rules_of(evidence=enough)))) is alone
+    alert = next(replay([silent], rules_of(evidence=enough)))
+    assert alert.evidence[f"probe:{text}"] == 2.5
+    assert alert.probability == pytest.approx(1 / (1 + np.exp(-2.5)))
+    assert rules_of(evidence=need).probes == (text,)
+
+
+# Sequences
+
+
+ENTERS = {"keywords": ["enter"]}
+NOBODY_LEAVES = {"keywords": ["leave"], "absent_for_s": 10}
+
+
+def test_something_that_does_not_follow_fires_for_as_long_as_it_stays_away() -> None:
+    rules = rules_of(keywords=[], sequence=[ENTERS, NOBODY_LEAVES])
+    texts = [caption("a man enters", 0), *(caption("a room", t) for t in range(2, 40, 2))]
+    alerts = list(replay([*texts, caption("he leaves", 40), caption("calm", 60)], rules))
+    assert states(alerts)[:1] + states(alerts)[-1:] == [AlertState.STARTED, AlertState.ENDED]
+    assert alerts[0].first_seen == START
+    assert alerts[0].stamp.time_s == 10
+    assert alerts[0].keywords[-1].keyword == "enter > no leave for 10 s"
+    assert (alerts[-1].last_seen - START).total_seconds() == 38
+    assert not list(replay([texts[0], caption("he leaves", 4), *texts[3:]], rules))
+
+
+def test_an_absence_counts_only_while_it_was_watched() -> None:
+    rules = rules_of(keywords=[], sequence=[{"keywords": ["person"], "absent_for_s": 20}])
+    watched = [caption("a desk", t) for t in range(0, 25, 5)]
+    assert list(replay(watched, rules))
+    assert not list(replay([watched[0], caption("a desk", 300)], rules))
+    assert not list(replay([*watched[:3], caption("a man", 15), caption("a desk", 20)], rules))
+
+
+def test_steps_heed_negation_and_exclusions() -> None:
+    rules = rules_of(keywords=[], sequence=[ENTERS, {"keywords": ["gun"]}], exclude=["spray gun"])
+    enters = caption("a man enters", 0)
+    for text in ("a man without a gun", "a spray gun"):
+        assert not list(replay([enters, caption(text, 5)], rules))
+    assert list(replay([enters, caption("a man with a gun", 5)], rules))
 
 
 # Caption lines
@@ -364,6 +434,19 @@ def test_caption_lines_need_little_and_bad_ones_say_where() -> None:
     ):
         with pytest.raises(ConfigError, match=r"f:2: not a caption line"):
             list(parse_captions([lines[0], bad], "f"))
+
+
+def test_evidence_survives_a_caption_line() -> None:
+    seen = replace(
+        caption("a fight", 1),
+        concepts={"fire": Concept(0.5, Region(0.1, 0.2, 0.3, 0.4)), "gun": Concept(0.25)},
+        scores={"a house is on fire": -1.5},
+    )
+    (read,) = parse_captions([to_json_line(caption_line(seen))], "f")
+    assert (read.concepts, read.scores) == (seen.concepts, seen.scores)
+    short = '{"camera": "a", "text": "x", "media_time_s": 1, "concepts": {"fire": 0.5}}'
+    (read,) = parse_captions([short], "f")
+    assert read.concepts == {"fire": Concept(0.5)}
 
 
 def test_compare_tells_what_a_change_of_rules_alters() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from pipeline.messages import Alert, CameraEvent, Caption
+from pipeline.messages import Alert, CameraEvent, Caption, Region
 
 __all__ = [
     "alert_line",
@@ -31,7 +31,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 def caption_line(caption: Caption) -> dict[str, Any]:
     """Turn a caption into a JSON object: keys always in the same order, probabilities 0..1."""
     stamp = caption.stamp
-    return {
+    line = {
         "type": "caption",
         "camera": stamp.camera,
         "sequence": stamp.sequence,
@@ -49,6 +49,14 @@ def caption_line(caption: Caption) -> dict[str, Any]:
         ],
         "model": caption.model,
     }
+    if caption.concepts:
+        line["concepts"] = {
+            word: {"probability": round(found.probability, _DIGITS), "region": _box(found.region)}
+            for word, found in caption.concepts.items()
+        }
+    if caption.scores:
+        line["scores"] = {text: round(nats, _DIGITS) for text, nats in caption.scores.items()}
+    return line
 
 
 def alert_line(alert: Alert) -> dict[str, Any]:
@@ -69,7 +77,7 @@ def alert_line(alert: Alert) -> dict[str, Any]:
             {"term": found.keyword, "matched": found.matched, "span": list(found.span)}
             for found in alert.keywords
         ],
-        "region": _region(alert),
+        "region": _box(alert.region),
         "time": utc_text(alert.stamp.captured_at),
         "first_seen": utc_text(alert.first_seen),
         "last_seen": utc_text(alert.last_seen),
@@ -131,8 +139,7 @@ def _probability(log_probability: float) -> float:
     return round(min(1.0, math.exp(min(0.0, log_probability))), _DIGITS)
 
 
-def _region(alert: Alert) -> dict[str, float] | None:
-    if alert.region is None:
+def _box(box: Region | None) -> dict[str, float] | None:
+    if box is None:
         return None
-    box = alert.region
     return {"x": box.x, "y": box.y, "width": box.width, "height": box.height}

@@ -2,7 +2,6 @@
 
 from pipeline.rules.captions import parse_captions, read_captions
 from pipeline.rules.engine import RuleEngine, RuleState, utc_now
-from pipeline.rules.evidence import region_of
 from pipeline.rules.lifecycle import alert_id
 from pipeline.rules.replay import AlertDifference, compare, replay
 from pipeline.rules.ruleset import Rule, RuleSet, check_examples, load_rules
@@ -19,7 +18,6 @@ __all__ = [
     "load_rules",
     "parse_captions",
     "read_captions",
-    "region_of",
     "replay",
     "utc_now",
 ]

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.config import ConfigError, Problem
-from pipeline.messages import Alternative, Caption, FrameStamp, Word
+from pipeline.messages import Alternative, Caption, Concept, FrameStamp, Region, Word
 
 __all__ = ["parse_captions", "read_captions"]
 
@@ -28,6 +28,18 @@ class _Word(_Lenient):
     probability: Probability = 1.0
 
 
+class _Box(_Lenient):
+    x: Probability
+    y: Probability
+    width: Probability
+    height: Probability
+
+
+class _Concept(_Lenient):
+    probability: Probability
+    region: _Box | None = None
+
+
 class _Line(_Lenient):
     """The fields of a caption line that rules use; only camera, text and a time are needed."""
 
@@ -39,7 +51,8 @@ class _Line(_Lenient):
     probability: Probability = 1.0
     words: tuple[_Word, ...] = ()
     alternatives: tuple[_Word, ...] = ()
-    concepts: dict[str, Probability] = Field(default_factory=dict)
+    concepts: dict[str, _Concept | Probability] = Field(default_factory=dict)
+    scores: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     model: str = ""
 
     @model_validator(mode="after")
@@ -111,7 +124,17 @@ def _caption(line: _Line, number: int) -> Caption:
         words=tuple(Word(word.text, word.probability) for word in line.words),
         alternatives=tuple(Alternative(a.text, _log(a.probability)) for a in line.alternatives),
         model=line.model,
-        concepts=line.concepts,
+        concepts={word: _concept(found) for word, found in line.concepts.items()},
+        scores=line.scores,
+    )
+
+
+def _concept(found: _Concept | float) -> Concept:
+    if isinstance(found, float):
+        return Concept(found)
+    box = found.region
+    return Concept(
+        found.probability, None if box is None else Region(box.x, box.y, box.width, box.height)
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.messages import Alert, Caption, Evidence, FrameStamp
-from pipeline.rules.evidence import beam_mass, evidence_of
-from pipeline.rules.lifecycle import Lifecycle, Match
-from pipeline.rules.places import in_schedule, in_zones, watches_camera
+from pipeline.messages import Alert, Caption, FrameStamp
+from pipeline.rules.judge import Judge
+from pipeline.rules.lifecycle import Lifecycle
+from pipeline.rules.places import watches_camera
 from pipeline.rules.ruleset import Rule, RuleSet
+from pipeline.rules.schema import Zone
 from pipeline.rules.track import CameraTrack, Track
 
 __all__ = ["RuleEngine", "RuleState", "utc_now"]
@@ -57,7 +58,7 @@ class RuleEngine:
         self._clock = clock
         self._groups = dict(groups or {})
         self._cameras: dict[str, CameraTrack] = {}
-        self._watching: dict[str, tuple[Rule, ...]] = {}
+        self._watching: dict[str, tuple[Judge, ...]] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
         self._boot = _boot_id()
         if state is not None:
@@ -67,9 +68,9 @@ class RuleEngine:
         """Take in one caption and return the alert revisions it causes, in the rules' order."""
         camera = self._camera(caption.stamp)
         alerts: list[Alert] = []
-        for rule in self._rules_of(caption.stamp.camera):
-            lifecycle, track = self._lifecycle(camera, rule)
-            alerts += lifecycle.advance(caption, self._match(rule, track, caption))
+        for judge in self._judges_of(caption.stamp.camera):
+            lifecycle, track = self._lifecycle(camera, judge.rule)
+            alerts += lifecycle.advance(caption, judge.match(track, caption))
         return alerts
 
     def tick(self, monotonic_s: float) -> list[Alert]:
@@ -131,65 +132,6 @@ class RuleEngine:
         for name, data in state.items():
             self._cameras[name] = _CODEC.validate_python(data)
 
-    def _match(self, rule: Rule, track: Track, caption: Caption) -> Match | None:
-        if rule.spec.sequence:
-            return self._in_schedule(rule, caption, _advance_sequence(rule, track, caption))
-        found = rule.matcher.match(caption.text)
-        if found.blocked is not None:
-            self._count(rule.spec.name, found.blocked)
-        beams = self._beams(rule, caption, bool(found.hits))
-        keywords = evidence_of(caption, found.hits, beams)
-        if found.hits:
-            keywords = [*self._inside(rule, caption.stamp.camera, keywords)]
-            if not keywords:
-                self._count(rule.spec.name, "zone")
-        keywords = keywords or _unspoken(rule, caption, beams)
-        if not keywords:
-            return None
-        return self._in_schedule(rule, caption, self._sure(rule, track, caption, keywords))
-
-    def _beams(self, rule: Rule, caption: Caption, matched: bool) -> float | None:
-        if not matched and rule.spec.evidence.or_beams is None:
-            return None
-        return beam_mass(caption, lambda text: bool(rule.matcher.match(text).hits))
-
-    def _inside(self, rule: Rule, camera: str, keywords: list[Evidence]) -> list[Evidence]:
-        known = {**self._rules.groups, **self._groups}
-        zones = [zone for zone in rule.zones if watches_camera(zone.cameras, camera, known)]
-        return [evidence for evidence in keywords if in_zones(evidence.region, zones)]
-
-    def _sure(
-        self, rule: Rule, track: Track, caption: Caption, keywords: list[Evidence]
-    ) -> Match | None:
-        """Hold the evidence against the rule's thresholds; None when it is too weak."""
-        spec = rule.spec
-        evidence: dict[str, float] = {}
-        for concept, least in spec.evidence.concepts.items():
-            if concept in caption.concepts:
-                evidence[f"concept:{concept}"] = caption.concepts[concept]
-                if caption.concepts[concept] < least:
-                    self._count(spec.name, "concept")
-                    return None
-        beams = keywords[0].beams
-        if beams is not None:
-            evidence["beams"] = beams
-            if beams < spec.evidence.beams:
-                self._count(spec.name, "beams")
-                return None
-        probability = max(item.probability for item in keywords)
-        if track.alert is not None:
-            keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
-            if probability < keep:
-                self._count(spec.name, "min_probability")
-                return None
-        return Match(tuple(keywords), probability, evidence=evidence)
-
-    def _in_schedule(self, rule: Rule, caption: Caption, match: Match | None) -> Match | None:
-        if match is None or in_schedule(rule.spec.schedule, caption.stamp.captured_at):
-            return match
-        self._count(rule.spec.name, "schedule")
-        return None
-
     def _count(self, rule: str, reason: str) -> None:
         self._suppressed[rule, reason] += 1
 
@@ -207,9 +149,13 @@ class RuleEngine:
         camera.last, camera.boot = stamp, self._boot
         return camera
 
-    def _rules_of(self, camera: str) -> tuple[Rule, ...]:
+    def _judges_of(self, camera: str) -> tuple[Judge, ...]:
         if camera not in self._watching:
-            self._watching[camera] = self._rules.of_camera(camera, self._groups)
+            known = {**self._rules.groups, **self._groups}
+            self._watching[camera] = tuple(
+                Judge(rule, _zones_of(rule, camera, known), self._count)
+                for rule in self._rules.of_camera(camera, self._groups)
+            )
         return self._watching[camera]
 
     def _lifecycle(self, camera: CameraTrack, rule: Rule) -> tuple[Lifecycle, Track]:
@@ -220,41 +166,14 @@ class RuleEngine:
     def _lifecycles(self, camera: CameraTrack) -> list[Lifecycle]:
         if camera.last is None:
             return []
-        rules = self._rules_of(camera.last.camera)
+        rules = [judge.rule for judge in self._judges_of(camera.last.camera)]
         return [
             self._lifecycle(camera, rule)[0] for rule in rules if rule.spec.name in camera.tracks
         ]
 
 
-def _unspoken(rule: Rule, caption: Caption, beams: float | None) -> list[Evidence]:
-    """Evidence for a rule whose words are not in the best caption: other beams, concepts."""
-    spec = rule.spec.evidence
-    found = [
-        Evidence(f"concept:{concept}", "", (0, 0), caption.concepts[concept], beams)
-        for concept, least in spec.or_concepts.items()
-        if caption.concepts.get(concept, -1.0) >= least
-    ]
-    if spec.or_beams is not None and beams is not None and beams >= spec.or_beams:
-        found.append(Evidence("beams", "", (0, 0), beams, beams))
-    return found
-
-
-def _advance_sequence(rule: Rule, track: Track, caption: Caption) -> Match | None:
-    """Take the sequence one step on if the caption shows it; a match when it was the last."""
-    now_s, steps = caption.stamp.time_s, rule.spec.sequence
-    if track.step and now_s - track.step_s > steps[track.step].within_s:
-        track.step = 0
-    if not rule.step_found(track.step, caption.text):
-        return None
-    if track.step == 0:
-        track.step_started_at = caption.stamp.captured_at
-    track.step, track.step_s = track.step + 1, now_s
-    if track.step < len(steps):
-        return None
-    track.step = 0
-    steps_seen = " > ".join(step.keywords[0] for step in steps)
-    evidence = Evidence(steps_seen, caption.text, (0, len(caption.text)), 1.0)
-    return Match((evidence,), 1.0, first_seen=track.step_started_at)
+def _zones_of(rule: Rule, camera: str, groups: Mapping[str, Sequence[str]]) -> tuple[Zone, ...]:
+    return tuple(zone for zone in rule.zones if watches_camera(zone.cameras, camera, groups))
 
 
 def _boot_id() -> str:

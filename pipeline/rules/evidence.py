@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.messages import Caption, Evidence, Region, Word
+from pipeline.attention import region_of
+from pipeline.messages import Caption, Evidence, Word
 from pipeline.rules.matcher import Hit
 
-__all__ = ["beam_mass", "evidence_of", "region_of", "word_spans"]
-
-_REGION_SHARE = 0.5  # cells with at least this share of the strongest cell's attention
+__all__ = ["beam_mass", "evidence_of", "word_spans"]
 
 
 def evidence_of(caption: Caption, hits: Sequence[Hit], beams: float | None) -> list[Evidence]:
@@ -75,29 +73,3 @@ def beam_mass(caption: Caption, matches: Callable[[str], bool]) -> float | None:
     weights = [math.exp(log_probability - top) for _, log_probability in beams]
     matched = [weight for (text, _), weight in zip(beams, weights, strict=True) if matches(text)]
     return sum(matched) / sum(weights)
-
-
-def region_of(attention: NDArray[np.float32]) -> Region | None:
-    """Box around the strongest attention on the window's last frame.
-
-    Args:
-        attention: (T, rows, columns), weights over the window's frames, oldest first.
-
-    Returns:
-        The bounding box of all cells with at least half of the strongest cell's weight, in
-        fractions of the picture, or None where there is no attention at all.
-
-    """
-    last = attention[-1]
-    strongest = float(last.max(initial=0.0))
-    if not math.isfinite(strongest) or strongest <= 0:
-        return None
-    rows, columns = np.nonzero(last >= _REGION_SHARE * strongest)
-    height, width = last.shape
-    top, left = int(rows.min()), int(columns.min())
-    return Region(
-        x=left / width,
-        y=top / height,
-        width=(int(columns.max()) + 1 - left) / width,
-        height=(int(rows.max()) + 1 - top) / height,
-    )

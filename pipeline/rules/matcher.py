@@ -51,14 +51,14 @@ class PatternIndex:
         for start in starts:
             self._by_start.setdefault(start, []).append(pattern)
 
-    def find(self, tokens: Sequence[Token]) -> Iterator[tuple[Pattern, TokenSpan]]:
-        """Every pattern at every place where it matches, from left to right."""
+    def find(self, tokens: Sequence[Token]) -> Iterator[tuple[str, TokenSpan]]:
+        """Every keyword at every place where it matches, from left to right."""
         for begin, token in enumerate(tokens):
             found = [p for lemma in token.lemmas for p in self._by_start.get(lemma, ())]
             for pattern in dict.fromkeys(found + self._anywhere):
                 span = pattern.match_at(tokens, begin)
                 if span is not None:
-                    yield pattern, span
+                    yield pattern.text, span
 
 
 class TextMatcher:
@@ -81,38 +81,45 @@ class TextMatcher:
         blocked: list[str] = []
         hits: list[Hit] = []
         if self._needs_any:
-            hits = [*self._found(self._any, tokens, excluded, blocked), *self._regex_hits(text)]
+            places = [*self._any.find(tokens), *self._regex_places(text, tokens)]
+            hits = list(self._kept(places, tokens, excluded, blocked))
         for group in self._all:
-            found = list(self._found(group, tokens, excluded, blocked))
+            found = list(self._kept(group.find(tokens), tokens, excluded, blocked))
             hits = [*hits, *found] if found and (hits or not self._needs_any) else []
             if not hits:
                 break
         if not hits:
             return TextMatch(blocked=blocked[0] if blocked else None)
-        if any(True for _ in self._none.find(tokens)):
+        if any(True for _ in self._kept(self._none.find(tokens), tokens, [], [])):
             return TextMatch(blocked="vetoed")
         return TextMatch(tuple(_widest(hits)))
 
-    def _found(
+    def _kept(
         self,
-        index: PatternIndex,
+        places: Iterable[tuple[str, TokenSpan]],
         tokens: Sequence[Token],
         excluded: list[TokenSpan],
         blocked: list[str],
     ) -> Iterator[Hit]:
-        for pattern, (begin, end) in index.find(tokens):
+        """Hits that no exclusion covers and nothing negates; ``blocked`` gets the others' why."""
+        for keyword, (begin, end) in places:
             if any(begin < right and left < end for left, right in excluded):
                 blocked.append("excluded")
             elif self._negation and negation_of(tokens, begin):
                 blocked.append("negated")
             else:
-                yield Hit(pattern.text, (tokens[begin].start, tokens[end - 1].end))
+                yield Hit(keyword, (tokens[begin].start, tokens[end - 1].end))
 
-    def _regex_hits(self, text: str) -> Iterator[Hit]:
+    def _regex_places(self, text: str, tokens: Sequence[Token]) -> Iterator[tuple[str, TokenSpan]]:
+        """First place of each expression, widened to whole words, so that negation holds too."""
         for source, regex in self._regexes:
             found = regex.search(text)
-            if found:
-                yield Hit(source, (found.start(), found.end()))
+            if not found:
+                continue
+            start, end = found.span()
+            touched = [at for at, t in enumerate(tokens) if t.start < end and start < t.end]
+            if touched:
+                yield source, (touched[0], touched[-1] + 1)
 
 
 @lru_cache(maxsize=1024)

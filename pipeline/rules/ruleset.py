@@ -10,10 +10,9 @@ from pathlib import Path
 
 from pipeline.config import ConfigError, Problem, load_yaml_model
 from pipeline.rules.lexicon import Lexicon, LexiconFile, shipped_lexicon
-from pipeline.rules.matcher import PatternIndex, TextMatcher
+from pipeline.rules.matcher import TextMatcher
 from pipeline.rules.places import watches_camera
 from pipeline.rules.schema import RulesFile, RuleSpec, Zone
-from pipeline.rules.tokens import tokenise
 
 __all__ = ["Rule", "RuleSet", "check_examples", "load_rules", "make_rules"]
 
@@ -24,12 +23,12 @@ class Rule:
 
     spec: RuleSpec
     matcher: TextMatcher
-    steps: tuple[PatternIndex, ...]
+    steps: tuple[TextMatcher, ...]
     zones: tuple[Zone, ...]
 
-    def step_found(self, step: int, text: str) -> bool:
-        """Whether a text holds one of the keywords of a step of the sequence."""
-        return any(True for _ in self.steps[step].find(tokenise(text)))
+    def finds(self, text: str) -> bool:
+        """Whether a text, by itself, counts: for a sequence, for one of its steps."""
+        return any(matcher.match(text).hits for matcher in (self.matcher, *self.steps))
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,18 @@ class RuleSet:
     version: str
     groups: Mapping[str, Sequence[str]]
     path: str = "<rules>"
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Words that some rule asks the visual-concept detector about, sorted."""
+        specs = [rule.spec.evidence for rule in self.rules]
+        return tuple(sorted({word for s in specs for word in (*s.concepts, *s.or_concepts)}))
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Sentences that some rule wants scored, sorted."""
+        specs = [rule.spec.evidence for rule in self.rules]
+        return tuple(sorted({text for s in specs for text in (*s.probes, *s.or_probes)}))
 
     def of_camera(self, camera: str, groups: Mapping[str, Sequence[str]]) -> tuple[Rule, ...]:
         """Rules that watch a camera; a rule with zones watches only cameras that have one."""
@@ -94,7 +105,10 @@ def _compiled(spec: RuleSpec, file: RulesFile, lexicon: Lexicon) -> Rule:
     return Rule(
         spec=spec,
         matcher=TextMatcher(spec, lexicon),
-        steps=tuple(PatternIndex(step.keywords, lexicon) for step in spec.sequence),
+        steps=tuple(
+            TextMatcher(spec.model_copy(update={"keywords": step.keywords}), lexicon)
+            for step in spec.sequence
+        ),
         zones=tuple(file.zones[name] for name in spec.zones),
     )
 
@@ -106,16 +120,15 @@ def check_examples(rules: RuleSet) -> list[Problem]:
         name = rule.spec.name
         for text in rule.spec.examples.fires:
             found = rule.matcher.match(text)
-            if not found.hits:
+            if not rule.finds(text):
                 why = f" ({found.blocked})" if found.blocked else ""
                 problems.append(
                     Problem(rules.path, None, f"rule {name!r} must fire on {text!r}{why}")
                 )
         for text in rule.spec.examples.silent:
-            hits = rule.matcher.match(text).hits
-            if hits:
-                message = (
-                    f"rule {name!r} must stay silent on {text!r}, but {hits[0].keyword!r} matches"
-                )
+            if rule.finds(text):
+                matchers = (rule.matcher, *rule.steps)
+                hit = next(hit for matcher in matchers for hit in matcher.match(text).hits)
+                message = f"rule {name!r} must stay silent on {text!r}, but {hit.keyword!r} matches"
                 problems.append(Problem(rules.path, None, message))
     return problems

@@ -33,6 +33,9 @@ Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Keyword = Annotated[str, AfterValidator(check_pattern)]
 Keywords = tuple[Keyword, ...]
+Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
+Sentence = Annotated[str, Field(min_length=1)]
+Nats = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Point = tuple[Probability, Probability]
@@ -126,20 +129,35 @@ class EvidenceSpec(Strict):
     """How sure the model must be, beyond the words of its best caption.
 
     A threshold counts only where the captioner gives that evidence: without it, words alone
-    decide. ``or_concepts`` and ``or_beams`` let a caption count that does not say the word.
+    decide. What begins with ``or_`` lets a caption count that does not say the word.
     """
 
-    concepts: dict[str, Probability] = Field(default_factory=dict)
+    concepts: dict[Word, Probability] = Field(default_factory=dict)
+    """Words of the visual-concept detector, each with the least probability it must have."""
     beams: Probability = 0.0
-    or_concepts: dict[str, Probability] = Field(default_factory=dict)
+    """Least share of the beams' probability that must match too."""
+    probes: dict[Sentence, Nats] = Field(default_factory=dict)
+    """Sentences, each with the least evidence for it in nats (see ``Caption.scores``)."""
+    or_concepts: dict[Word, Probability] = Field(default_factory=dict)
     or_beams: Probability | None = None
+    or_probes: dict[Sentence, Nats] = Field(default_factory=dict)
+
+    @property
+    def speaks_alone(self) -> bool:
+        """Whether a caption may count by evidence other than its words and beams."""
+        return bool(self.or_concepts or self.or_probes)
 
 
 class Step(Strict):
-    """One step of a sequence: these keywords within so long of the step before."""
+    """One step of a sequence: these keywords within so long of the step before.
+
+    With ``absent_for_s`` the other way round: none of these keywords for so long after the step
+    before (of a first step: since they were last seen). One of them begins the sequence anew.
+    """
 
     keywords: Annotated[Keywords, Field(min_length=1)]
     within_s: PositiveSeconds = 60.0
+    absent_for_s: PositiveSeconds | None = None
 
 
 class Examples(Strict):
@@ -193,11 +211,11 @@ class RuleSpec(Strict):
 
     @model_validator(mode="after")
     def _has_something_to_look_for(self) -> RuleSpec:
-        words = bool(self.keywords or self.regex or self.all or self.evidence.or_concepts)
+        words = bool(self.keywords or self.regex or self.all or self.evidence.speaks_alone)
         if words == bool(self.sequence):
             raise ValueError(
-                f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts) "
-                "or a sequence, and not both"
+                f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts, "
+                "evidence.or_probes) or a sequence, and not both"
             )
         if any(not group for group in self.all):
             raise ValueError(f"rule {self.name!r}: an empty list under 'all' can never match")

@@ -28,7 +28,9 @@ class Track:
     run_started_at: datetime | None = None
     last_match_s: float | None = None
     step: int = 0
-    step_s: float = 0.0
+    step_s: float | None = None
+    step_probability: float = 1.0
+    watched_s: float | None = None
     step_started_at: datetime | None = None
     alert: Alert | None = None
     count: int = 0
@@ -44,7 +46,8 @@ class Track:
         for sighting in self.sightings:
             sighting.time_s += by_s
         self.started_s = [time_s + by_s for time_s in self.started_s]
-        self.step_s += by_s
+        self.step_s = _moved(self.step_s, by_s)
+        self.watched_s = _moved(self.watched_s, by_s)
         self.published_s += by_s
         self.run_started_s = _moved(self.run_started_s, by_s)
         self.last_match_s = _moved(self.last_match_s, by_s)

@@ -1,0 +1,141 @@
+"""One caption against one rule: words, zones, the model's evidence, the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.messages import Caption, Evidence
+from pipeline.rules.evidence import beam_mass, evidence_of
+from pipeline.rules.lifecycle import Match
+from pipeline.rules.places import in_schedule, in_zones
+from pipeline.rules.ruleset import Rule
+from pipeline.rules.schema import Zone
+from pipeline.rules.sequences import advance_sequence
+from pipeline.rules.track import Track
+
+__all__ = ["Judge"]
+
+NO_SPAN = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A rule on one camera. ``zones`` are that camera's; ``count`` books why a match is held back.
+
+    Everything is a function of the caption and the track; nothing is remembered elsewhere.
+    """
+
+    rule: Rule
+    zones: tuple[Zone, ...]
+    count: Callable[[str, str], None]
+
+    def match(self, track: Track, caption: Caption) -> Match | None:
+        """What the rule finds in a caption, or None; why not is counted."""
+        spec = self.rule.spec
+        if spec.sequence:
+            found = advance_sequence(self.rule, track, caption, self._inside)
+        else:
+            found = self._seen(track, caption)
+        if found is None or in_schedule(spec.schedule, caption.stamp.captured_at):
+            return found
+        self._held_back("schedule")
+        return None
+
+    def _seen(self, track: Track, caption: Caption) -> Match | None:
+        found = self.rule.matcher.match(caption.text)
+        if found.blocked is not None:
+            self._held_back(found.blocked)
+        beams = self._beams(caption, bool(found.hits))
+        spoken = evidence_of(caption, found.hits, beams)
+        keywords = self._inside(spoken) or self._inside(_unspoken(self.rule, caption, beams))
+        if keywords:
+            return self._sure(track, caption, keywords)
+        if spoken:
+            self._held_back("zone")
+        return None
+
+    def _beams(self, caption: Caption, matched: bool) -> float | None:
+        if not matched and self.rule.spec.evidence.or_beams is None:
+            return None
+        return beam_mass(caption, lambda text: bool(self.rule.matcher.match(text).hits))
+
+    def _inside(self, keywords: Iterable[Evidence]) -> list[Evidence]:
+        return [evidence for evidence in keywords if in_zones(evidence.region, self.zones)]
+
+    def _sure(self, track: Track, caption: Caption, keywords: Sequence[Evidence]) -> Match | None:
+        """Hold the evidence against the rule's thresholds; None when it is too weak."""
+        spec = self.rule.spec
+        for name, (value, least) in _required(self.rule, caption, keywords[0].beams).items():
+            if value < least:
+                self._held_back(name.partition(":")[0])
+                return None
+        probability = max(item.probability for item in keywords)
+        if track.alert is not None:
+            keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
+            if probability < keep:
+                self._held_back("min_probability")
+                return None
+        return Match(tuple(keywords), probability, evidence=_measured(self.rule, caption, keywords))
+
+    def _held_back(self, reason: str) -> None:
+        self.count(self.rule.spec.name, reason)
+
+
+def _required(
+    rule: Rule, caption: Caption, beams: float | None
+) -> Mapping[str, tuple[float, float]]:
+    """Evidence that the rule needs and the captioner gives: name to (value, least)."""
+    spec = rule.spec.evidence
+    needed = {
+        f"concept:{word}": (caption.concepts[word].probability, least)
+        for word, least in spec.concepts.items()
+        if word in caption.concepts
+    }
+    for sentence, least in spec.probes.items():
+        if sentence in caption.scores:
+            needed[f"probe:{sentence}"] = (caption.scores[sentence], least)
+    if beams is not None:
+        needed["beams"] = (beams, spec.beams)
+    return needed
+
+
+def _measured(rule: Rule, caption: Caption, keywords: Sequence[Evidence]) -> dict[str, float]:
+    """All the evidence the alert is to show, whether a threshold hangs on it or not."""
+    spec = rule.spec.evidence
+    measured = {
+        f"concept:{word}": caption.concepts[word].probability
+        for word in (*spec.concepts, *spec.or_concepts)
+        if word in caption.concepts
+    }
+    for sentence in (*spec.probes, *spec.or_probes):
+        if sentence in caption.scores:
+            measured[f"probe:{sentence}"] = caption.scores[sentence]
+    if keywords[0].beams is not None:
+        measured["beams"] = keywords[0].beams
+    return measured
+
+
+def _unspoken(rule: Rule, caption: Caption, beams: float | None) -> list[Evidence]:
+    """Evidence for a rule whose words are not in the best caption: concepts, probes, beams."""
+    spec = rule.spec.evidence
+    found: list[Evidence] = []
+    for word, least in spec.or_concepts.items():
+        concept = caption.concepts.get(word)
+        if concept is not None and concept.probability >= least:
+            found.append(
+                Evidence(f"concept:{word}", "", NO_SPAN, concept.probability, beams, concept.region)
+            )
+    for sentence, least in spec.or_probes.items():
+        nats = caption.scores.get(sentence)
+        if nats is not None and nats >= least:
+            found.append(Evidence(f"probe:{sentence}", "", NO_SPAN, _at_even_odds(nats), beams))
+    if spec.or_beams is not None and beams is not None and beams >= spec.or_beams:
+        found.append(Evidence("beams", "", NO_SPAN, beams, beams))
+    return found
+
+
+def _at_even_odds(nats: float) -> float:
+    """Probability of a sentence whose evidence is ``nats``, had it been as likely as not before."""
+    return 1.0 / (1.0 + math.exp(-max(-700.0, min(700.0, nats))))
