@@ -45,7 +45,9 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     model: Annotated[str | None, typer.Option(help="Name or path of a checkpoint.")] = None,
     beam_size: Annotated[int | None, typer.Option(min=1, max=20)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="auto or eager.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="auto, eager, openvino, openvino-bf16 or cuda-graph.")
+    ] = None,
     analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second.")] = None,
     captions_per_second: Annotated[float | None, typer.Option()] = None,
     rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,

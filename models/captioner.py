@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.decoders import Decoder, DecoderState
+from models.decoders import Decoder
 from models.encoders import Encoder
 from models.fusion import Memory
+from models.runtimes.engine import EagerEngine, Engine
 from models.search import Hypothesis as Path
 from models.search import SearchConfig, search
 from models.transforms import to_square
@@ -66,7 +67,6 @@ class Captioner(nn.Module):
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
-        runtime: How it runs; ``eager`` is plain PyTorch.
 
     """
 
@@ -79,7 +79,16 @@ class Captioner(nn.Module):
         self.vocabulary = vocabulary
         self.input_size = input_size
         self.identity = "untrained"
-        self.runtime = "eager"
+        self._engine: Engine = EagerEngine(encoder, decoder)
+
+    @property
+    def runtime(self) -> str:
+        """How it runs; ``eager`` is plain PyTorch."""
+        return self._engine.name
+
+    def run_on(self, engine: Engine) -> None:
+        """Encode and decode through ``engine``, made of this captioner's encoder and decoder."""
+        self._engine = engine
 
     @property
     def device(self) -> torch.device:
@@ -114,9 +123,8 @@ class Captioner(nn.Module):
                 f"encode takes uint8 (N, {expected[0]}, {expected[1]}, 3), "
                 f"not {frames.dtype} {frames.shape}"
             )
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
-        features: Tensor = self.encoder(pixels.permute(0, 3, 1, 2))
-        return features.float()
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        return self._engine.encode(pixels)
 
     @torch.inference_mode()
     def decode(
@@ -170,9 +178,6 @@ class Captioner(nn.Module):
         return total
 
     def _search(self, memory: Memory, beam_size: int, max_words: int) -> list[list[Path]]:
-        def step(tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-            return self.decoder.step(tokens, state, memory)
-
         config = SearchConfig(
             begin=BEGIN,
             end=END,
@@ -185,6 +190,7 @@ class Captioner(nn.Module):
             forbidden=(PAD, BEGIN, UNKNOWN),
         )
         state = self.decoder.initial_state(memory)
+        step = self._engine.stepper(memory)
         return search(step, state, config, trace=lambda new: new.attention)
 
     def _hypothesis(self, paths: list[Path], frames: int) -> Hypothesis:

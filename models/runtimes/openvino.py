@@ -1,0 +1,182 @@
+"""The CPU's fast runtime: encoder and decoder step as OpenVINO graphs.
+
+The graphs are built in memory from the loaded modules, about a second for both, so that no
+exported file can go stale (docs/adr: runtimes). They are converted by the PyTorch front end
+itself and not by ``openvino.convert_model``, which would send usage statistics.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.decoders import Decoder, DecoderState
+from models.encoders import Encoder
+from models.fusion import Memory
+from models.runtimes.engine import RuntimeUnavailable, Stepper, select_clips
+
+try:
+    import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+except ImportError:  # there are platforms without a wheel
+    openvino = None
+
+__all__ = ["Graph", "OpenVinoEngine", "encoder_graph", "step_graph"]
+
+_ANY = -1
+
+
+class Graph:
+    """A module traced to a graph: ``model`` is an ``openvino.Model``.
+
+    Args:
+        module: In evaluation mode, on the CPU; takes and returns tensors only.
+        examples: Inputs to trace with.
+        shapes: For each input its shape, -1 where a dimension may be any.
+
+    """
+
+    def __init__(
+        self, module: nn.Module, examples: Sequence[Tensor], shapes: Sequence[Sequence[int]]
+    ) -> None:
+        self.model = _convert(_frozen(module, examples))
+        for port, example, shape in zip(self.model.inputs, examples, shapes, strict=True):
+            node = port.get_node()
+            node.set_element_type(_element_type(example))
+            node.set_partial_shape(openvino.PartialShape(list(shape)))
+        self.model.validate_nodes_and_infer_types()
+
+    def compile(self, precision: str, threads: int) -> Any:
+        """Compile for this CPU; ``precision`` is ``f32`` or ``bf16``."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        return openvino.Core().compile_model(self.model, "CPU", settings)
+
+
+class OpenVinoEngine:
+    """Encoder and decoder step on the CPU, through OpenVINO; as many threads as torch has.
+
+    Raises:
+        RuntimeUnavailable: OpenVINO is not installed, or cannot run one of the modules.
+
+    """
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, input_size: int, precision: str = "f32"
+    ) -> None:
+        if openvino is None:
+            raise RuntimeUnavailable(
+                "OpenVINO is not installed; `pip install openvino`, or use --runtime eager"
+            )
+        self.name = "openvino" if precision == "f32" else f"openvino-{precision}"
+        threads = torch.get_num_threads()
+        try:
+            encoding = encoder_graph(encoder, input_size).compile(precision, threads)
+            # Scores stay in float32: half precision there saves little and reorders beams.
+            stepping = step_graph(decoder).compile("f32", threads)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RuntimeUnavailable(
+                f"OpenVINO cannot run this model ({reason}); use --runtime eager"
+            ) from error
+        self._encoding = encoding.create_infer_request()
+        self._stepping = stepping.create_infer_request()
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Encode pixels."""
+        return _infer(self._encoding, [pixels.contiguous()])[0]
+
+    def stepper(self, memory: Memory) -> Stepper:
+        """Return the step over these clips."""
+        return _OpenVinoStepper(self._stepping, memory)
+
+
+class _OpenVinoStepper:
+    def __init__(self, request: Any, memory: Memory) -> None:
+        self._request = request
+        self._memory = memory
+
+    def __call__(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        logits, *parts = _infer(self._request, [tokens, *state, *self._memory])
+        return logits, DecoderState(*parts)
+
+    def keep(self, clips: Tensor) -> None:
+        """Go on with these clips only."""
+        self._memory = select_clips(self._memory, clips)
+
+
+def encoder_graph(encoder: Encoder, input_size: int) -> Graph:
+    """Graph of an encoder: (N, 3, S, S) uint8 to (N, R, D) float32."""
+    pixels = torch.zeros((1, 3, input_size, input_size), dtype=torch.uint8)
+    return Graph(encoder, [pixels], [(_ANY, 3, input_size, input_size)])
+
+
+def step_graph(decoder: Decoder) -> Graph:
+    """Graph of a decoder's step; inputs are tokens, then the state's parts, then the memory's."""
+    config = decoder.config
+    clips, beams = 2, 3
+    with torch.inference_mode():
+        features = torch.zeros((clips, 2, 4, config.feature_size))
+        memory = decoder.memory(features, torch.ones((clips, 2), dtype=torch.bool))
+        once = decoder.initial_state(memory)
+        state = DecoderState(*(part.repeat_interleave(beams, 0) for part in once))
+    tokens = torch.full((clips * beams,), 1, dtype=torch.int64)
+    examples = [tokens, *state, *memory]
+    return Graph(_Step(decoder), examples, [_free_shape(example) for example in examples])
+
+
+class _Step(nn.Module):
+    """A decoder's step over plain tensors, as tracing wants it."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        state = DecoderState(*parts[: len(DecoderState._fields)])
+        memory = Memory(*parts[len(DecoderState._fields) :])
+        logits, new_state = self.decoder.step(tokens, state, memory)
+        return logits, *new_state
+
+
+def _free_shape(example: Tensor) -> list[int]:
+    return [_ANY] * example.dim()
+
+
+def _frozen(module: nn.Module, examples: Sequence[Tensor]) -> torch.jit.ScriptModule:
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of shapes that become constants: they are constants
+        traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module.eval(), tuple(examples), check_trace=False
+        )
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+    return frozen
+
+
+def _convert(module: torch.jit.ScriptModule) -> Any:
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    graph = TorchScriptPythonDecoder(module)  # the front end keeps no reference of its own
+    loaded = front_end.load(graph)
+    return front_end.convert(loaded)
+
+
+def _element_type(example: Tensor) -> Any:
+    array: NDArray[Any] = example.numpy()
+    return openvino.Type(array.dtype)
+
+
+def _infer(request: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Run a request; inputs are read in place, outputs are the caller's own."""
+    arrays = [tensor.numpy() for tensor in inputs]
+    results = request.infer(arrays, share_inputs=True)
+    return [torch.from_numpy(np.asarray(result)) for result in results.values()]

