@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.concepts import concept_lemma
 from models.decoders import Decoder
 from models.encoders import Encoder
 from models.fusion import Memory
@@ -20,6 +23,7 @@ from models.search import Hypothesis as Path
 from models.search import SearchConfig, search
 from models.transforms import to_square
 from models.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from models.wording import FORBIDDEN_WORDS
 
 __all__ = ["Alternative", "Captioner", "Hypothesis", "Window", "Word", "pad_windows"]
 
@@ -66,18 +70,30 @@ class Captioner(nn.Module):
 
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
+        concepts: The words :meth:`detect` knows, lemmas, in the order of the concept head.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
 
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, input_size: int
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        vocabulary: Vocabulary,
+        input_size: int,
+        concepts: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if len(concepts) != decoder.config.concept_count:
+            raise ValueError(
+                f"{len(concepts)} concept words for a head of {decoder.config.concept_count}"
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.input_size = input_size
+        self.concepts = tuple(concepts)
+        self._forbidden = (PAD, BEGIN, UNKNOWN, *_forbidden_tokens(vocabulary))
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
 
@@ -107,12 +123,7 @@ class Captioner(nn.Module):
             ValueError: An array of another shape or type.
 
         """
-        windows: list[Window] = []
-        for clip in clips:
-            frames = _frames_of(clip)[-self.decoder.config.window_frames :]
-            squares = np.stack([to_square(frame, self.input_size) for frame in frames])
-            windows.append((self.encode(squares), [float(i) for i in range(len(frames))]))
-        return self.decode(windows, beam_size=beam_size, max_words=max_words)
+        return self.decode(self._windows(clips), beam_size=beam_size, max_words=max_words)
 
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -145,12 +156,7 @@ class Captioner(nn.Module):
 
         The prior is taken with the picture hidden: a memory of zero features.
         """
-        windows: list[Window] = []
-        for clip in clips:
-            frames = _frames_of(clip)[-self.decoder.config.window_frames :]
-            squares = np.stack([to_square(frame, self.input_size) for frame in frames])
-            windows.append((self.encode(squares), [0.0] * len(frames)))
-        return self.score_windows(windows, sentences)
+        return self.score_windows(self._windows(clips), sentences)
 
     @torch.inference_mode()
     def score_windows(self, windows: Sequence[Window], sentences: Sequence[str]) -> Tensor:
@@ -161,6 +167,76 @@ class Captioner(nn.Module):
             torch.zeros_like(features[:1]), torch.ones_like(mask[:1]), sentences
         )
         return given - blank
+
+    @overload
+    def detect(
+        self, clips: Sequence[NDArray[np.uint8]], words: Sequence[str]
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def detect(
+        self,
+        clips: Sequence[NDArray[np.uint8]],
+        words: Sequence[str],
+        return_regions: Literal[True],
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]: ...
+
+    @torch.inference_mode()
+    def detect(
+        self,
+        clips: Sequence[NDArray[np.uint8]],
+        words: Sequence[str],
+        return_regions: bool = False,
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Probability that each word belongs to each clip, (len(clips), n) float32.
+
+        Args:
+            clips: Pictures (H, W, 3) or clips (T, H, W, 3), uint8 RGB, of any sizes.
+            words: Words the concept head was trained on, in any form (``fighting`` is fight).
+            return_regions: Also return, for each clip, the evidence in nats that each position
+                alone puts in: (n, T, rows, columns) float32.
+
+        Raises:
+            ValueError: A word is not among :attr:`concepts`; the text names the nearest that are.
+
+        """
+        found, evidence = self.detect_windows(self._windows(clips), words)
+        return (found, evidence) if return_regions else found
+
+    @torch.inference_mode()
+    def detect_windows(
+        self, windows: Sequence[Window], words: Sequence[str]
+    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Like :meth:`detect` with regions, of windows that are encoded already."""
+        columns = [self._concept_index(word) for word in words]
+        features, mask = pad_windows(windows, self.decoder.config.window_frames)
+        features, mask = features.to(self.device), mask.to(self.device)
+        head = self.decoder.concepts
+        assert head is not None  # there are concepts, so there is a head
+        found = head(features, mask)[:, columns].float().cpu().numpy()
+        evidence = head.regions(features, mask)[..., columns].float().cpu().numpy()
+        side = math.isqrt(evidence.shape[2])
+        return found, [
+            np.moveaxis(one[rows], -1, 0).reshape(len(words), -1, side, side)
+            for one, rows in zip(evidence, mask.cpu().numpy(), strict=True)
+        ]
+
+    def _concept_index(self, word: str) -> int:
+        for form in (word, concept_lemma(word)):
+            if form in self.concepts:
+                return self.concepts.index(form)
+        near = difflib.get_close_matches(word, self.concepts, 3, 0.0)
+        nearest = f"the nearest are {', '.join(near)}" if near else "it has no concept head"
+        raise ValueError(f"the model {self.identity} cannot detect {word!r}: {nearest}")
+
+    def _windows(self, clips: Sequence[NDArray[np.uint8]]) -> list[Window]:
+        """Features of the newest frames of each clip, with made-up times a second apart."""
+        windows: list[Window] = []
+        for clip in clips:
+            frames = _frames_of(clip)[-self.decoder.config.window_frames :]
+            squares = np.stack([to_square(frame, self.input_size) for frame in frames])
+            windows.append((self.encode(squares), [float(i) for i in range(len(frames))]))
+        return windows
 
     def _sentence_log_probability(
         self, features: Tensor, mask: Tensor, sentences: Sequence[str]
@@ -187,7 +263,7 @@ class Captioner(nn.Module):
             max_length=max_words + 1,
             length_penalty=0.7,
             block_ngrams=3,
-            forbidden=(PAD, BEGIN, UNKNOWN),
+            forbidden=self._forbidden,
         )
         state = self.decoder.initial_state(memory)
         step = self._engine.stepper(memory)
@@ -212,6 +288,10 @@ class Captioner(nn.Module):
             ),
             best.finished,
         )
+
+
+def _forbidden_tokens(vocabulary: Vocabulary) -> list[int]:
+    return [token for token, word in enumerate(vocabulary.words) if word in FORBIDDEN_WORDS]
 
 
 def pad_windows(windows: Sequence[Window], longest: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from models.vocabulary import Vocabulary
 __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
 
 _TENSORS, _CONFIG, _VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
+_CONCEPTS = "concepts.txt"
 
 
 class CheckpointError(Exception):
@@ -43,6 +44,8 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
+    if captioner.concepts:
+        (folder / _CONCEPTS).write_text("\n".join(captioner.concepts) + "\n")
 
 
 def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
@@ -56,17 +59,22 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
     try:
         decoder_config = DecoderConfig(**config["decoder"])
         encoder = build_encoder(config["encoder"])
-        words = (folder / _VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
-        vocabulary = Vocabulary(words)
+        vocabulary = Vocabulary(_lines(folder / _VOCABULARY))
+        concepts = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
         input_size = int(config["input_size"])
+        decoder = Decoder(decoder_config)
+        captioner = Captioner(encoder, decoder, vocabulary, input_size, concepts)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:
         raise CheckpointError(f"{folder / _CONFIG}: not usable: {error}") from None
-    captioner = Captioner(encoder, Decoder(decoder_config), vocabulary, input_size)
     _fill(captioner, folder / _TENSORS, str(config.get("sha256", "")))
     captioner.identity = f"{name}-{str(config.get('sha256', ''))[:12]}"
     return captioner.eval().to(device)
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -8,14 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.fusion import Memory, SoftAttention, TimeEncoding
+from models.concepts import ConceptHead
+from models.fusion import Memory, TimeEncoding, build_attention
 
 __all__ = ["Decoder", "DecoderConfig", "DecoderState"]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes of a decoder; ``window_frames`` is the longest window it was built for."""
+    """Sizes of a decoder; ``window_frames`` is the longest window it was built for.
+
+    ``attention`` is ``additive`` or ``dot``; ``concept_count`` 0 leaves the concept head out.
+    """
 
     vocabulary_size: int
     feature_size: int
@@ -25,6 +29,9 @@ class DecoderConfig:
     attention_size: int = 256
     window_frames: int = 5
     dropout: float = 0.4
+    attention: str = "additive"
+    concept_count: int = 0
+    concept_size: int = 256
 
 
 class DecoderState(NamedTuple):
@@ -47,13 +54,22 @@ class Decoder(nn.Module):
         self.value_norm = nn.LayerNorm(config.value_size)
         self.time = TimeEncoding(config.value_size, config.window_frames)
         self.key = nn.Linear(config.value_size, config.attention_size, bias=False)
-        self.attention = SoftAttention(size, config.attention_size, config.value_size)
+        self.attention = build_attention(
+            config.attention, size, config.attention_size, config.value_size
+        )
         self.start = nn.Linear(config.value_size, 2 * size)
         self.cell = nn.LSTMCell(config.word_size + config.value_size, size)
         self.context_out = nn.Linear(config.value_size, size)
         self.word_out = nn.Linear(config.word_size, size, bias=False)
         self.output = nn.Linear(size, config.vocabulary_size)
         self.dropout = nn.Dropout(config.dropout)
+        self.concepts: ConceptHead | None = None
+        if config.concept_count:
+            self.concepts = ConceptHead(
+                config.feature_size, config.concept_size, config.concept_count
+            )
+            self.condition = nn.Linear(config.concept_count, config.word_size, bias=False)
+            self.concept_dropout = nn.Dropout(0.2)
 
     def memory(self, features: Tensor, frame_mask: Tensor) -> Memory:
         """Prepare (N, T, R, D) features for decoding.
@@ -71,7 +87,20 @@ class Decoder(nn.Module):
         mask = frame_mask.unsqueeze(-1).expand(count, frames, regions).reshape(count, -1)
         weight = mask.to(values.dtype).unsqueeze(-1)
         pooled = (values * weight).sum(1) / weight.sum(1)
-        return Memory(values, self.key(values), mask, pooled)
+        concepts, condition = self._condition(features, frame_mask)
+        return Memory(values, self.key(values), mask, pooled, concepts, condition)
+
+    def _condition(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Concept probabilities (N, W), and what they add to each word read (N, E).
+
+        The decoder learns to use the probabilities and never to bend them: no gradient flows
+        back, so that they stay probabilities.
+        """
+        if self.concepts is None:
+            none = features.new_zeros((len(features), 0))
+            return none, features.new_zeros((len(features), self.config.word_size))
+        concepts = self.concepts(features, frame_mask)
+        return concepts, self.condition(self.concept_dropout(concepts.detach()))
 
     def initial_state(self, memory: Memory) -> DecoderState:
         """State before the first word, one row per clip (N, H)."""
@@ -82,15 +111,8 @@ class Decoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, memory: Memory
     ) -> tuple[Tensor, DecoderState]:
         """One word on: (rows,) tokens and a state of N * K rows to (rows, V) logits."""
-        rows, clips = tokens.shape[0], memory.values.shape[0]
-        word = self.dropout(self.words(tokens))
-        hidden = state.hidden.view(clips, rows // clips, -1)
-        context, weights = self.attention(hidden, memory)
-        context = context.view(rows, -1)
-        new_hidden, new_cell = self.cell(torch.cat((word, context), -1), (state.hidden, state.cell))
-        mixed = self.dropout(new_hidden) + self.context_out(context) + self.word_out(word)
-        logits = self.output(self.dropout(torch.tanh(mixed)))
-        return logits, DecoderState(new_hidden, new_cell, weights.view(rows, -1))
+        mixed, state = self._recur(tokens, state, memory)
+        return self.output(mixed), state
 
     def forward(self, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing over (N, K, L) tokens that begin with <begin>.
@@ -105,11 +127,28 @@ class Decoder(nn.Module):
         steps = []
         attention = []
         for t in range(length - 1):
-            logits, state = self.step(flat[:, t], state, memory)
-            steps.append(logits)
+            mixed, state = self._recur(flat[:, t], state, memory)
+            steps.append(mixed)
             attention.append(state.attention)
         shape = (clips, captions, length - 1, -1)
-        return torch.stack(steps, 1).view(shape), torch.stack(attention, 1).view(shape)
+        logits: Tensor = self.output(torch.stack(steps, 1))
+        return logits.view(shape), torch.stack(attention, 1).view(shape)
+
+    def _recur(
+        self, tokens: Tensor, state: DecoderState, memory: Memory
+    ) -> tuple[Tensor, DecoderState]:
+        """What the output layer reads, (rows, H), and the next state."""
+        rows, clips = tokens.shape[0], memory.values.shape[0]
+        beams = rows // clips
+        word = self.words(tokens).view(clips, beams, -1) + memory.condition.unsqueeze(1)
+        word = self.dropout(word.view(rows, -1))
+        hidden = state.hidden.view(clips, beams, -1)
+        context, weights = self.attention(hidden, memory)
+        context = context.view(rows, -1)
+        new_hidden, new_cell = self.cell(torch.cat((word, context), -1), (state.hidden, state.cell))
+        mixed = self.dropout(new_hidden) + self.context_out(context) + self.word_out(word)
+        mixed = self.dropout(torch.tanh(mixed))
+        return mixed, DecoderState(new_hidden, new_cell, weights.view(rows, -1))
 
 
 def _repeat(state: DecoderState, times: int) -> DecoderState:

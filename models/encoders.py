@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -68,6 +69,37 @@ class Encoder(nn.Module):
         normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
         grid: Tensor = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
         return grid.flatten(2).transpose(1, 2)
+
+    def stages(self) -> list[nn.Module]:
+        """Return the trunk as a chain of stages, from the picture to the grid.
+
+        Raises:
+            EncoderError: The trunk is no such chain that we know how to cut.
+
+        """
+        trunk = self.trunk
+        if hasattr(trunk, "conv_stem") and hasattr(trunk, "blocks") and hasattr(trunk, "conv_head"):
+            parts: Any = trunk  # timm's models are not typed
+            head = nn.Sequential(parts.conv_head, parts.bn2)
+            return [nn.Sequential(parts.conv_stem, parts.bn1), *parts.blocks, head]
+        if isinstance(trunk, nn.Sequential):
+            return list(trunk)
+        raise EncoderError(f"{self.name} cannot be cut into stages")
+
+    def lower(self, pixels: Tensor, stages: int) -> Tensor:
+        """Run (N, 3, S, S) uint8 pixels through the first stages: maps (N, C, H, W)."""
+        assert isinstance(self.mean, Tensor)
+        assert isinstance(self.std, Tensor)
+        maps = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        for stage in self.stages()[:stages]:
+            maps = stage(maps)
+        return maps
+
+    def upper(self, maps: Tensor, stages: int) -> Tensor:
+        """Run maps of :meth:`lower` through the other stages: (N, R, D) features."""
+        for stage in self.stages()[stages:]:
+            maps = stage(maps)
+        return maps.flatten(2).transpose(1, 2)
 
     def _probe_feature_size(self) -> int:
         self.trunk.eval()

@@ -4,8 +4,8 @@
 ``flickr8k --split test``; a FILE is JSON lines of
 ``{"image": path, "captions": [...], "hazard": [...]}``, paths relative to the file. It needs
 the ``train`` extra (pycocoevalcap). Captions come from :meth:`Captioner.caption`, as in serving.
-``--features`` decodes a training cache of the same frozen encoder instead, which is many times
-faster; its features are rounded to half precision, so a rare caption may differ.
+``--features`` starts from a training cache of the same encoder's frozen lower stages instead, which
+is faster; its maps are rounded to half precision, so a rare caption may differ.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from models.captioner import Captioner, Hypothesis
+from models.captioner import Captioner, Hypothesis, Window
 from models.checkpoint import CheckpointError
 from models.evaluation.captions import score_captions
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
@@ -56,11 +57,9 @@ def evaluate(samples: Sequence[Sample], hypotheses: Captions) -> Evaluation:
     by_key = {sample.key: sample for sample in samples}
     captions: dict[str, str] = {}
     log_probabilities: list[float] = []
-    for key, hypothesis in hypotheses:
+    for key, hypothesis in tqdm(hypotheses, total=len(by_key), unit=" captions", mininterval=5):
         captions[key] = hypothesis.text
         log_probabilities.append(hypothesis.log_probability)
-        print(f"\r{len(captions)}/{len(by_key)} captioned", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
     if missing := sorted(by_key.keys() - captions.keys()):
         raise ValueError(f"{len(missing)} pictures are not in the data, first {missing[0]}")
     references = {key: by_key[key].captions for key in captions}
@@ -99,22 +98,25 @@ def caption_pictures(
 def caption_features(
     captioner: Captioner, cache: FeatureCache, keys: Sequence[str], beam_size: int
 ) -> Captions:
-    """Caption cached features, unmirrored view, a batch at a time.
+    """Caption from cached maps, unmirrored view, a batch at a time.
 
     Raises:
-        ValueError: A key is not cached, or the features are of another encoder.
+        ValueError: A key is not cached.
 
     """
-    size = captioner.encoder.feature_size
-    if cache.rows.shape[-1] != size:
-        raise ValueError(f"cached features have {cache.rows.shape[-1]} values, the model's {size}")
     if missing := [key for key in keys if key not in cache.index]:
         raise ValueError(f"{len(missing)} pictures are not cached, first {missing[0]}")
     for start in range(0, len(keys), _BATCH_WINDOWS):
         batch = keys[start : start + _BATCH_WINDOWS]
-        frames = [torch.from_numpy(np.array(cache.frames(key, 0))).float() for key in batch]
-        windows = [(part, [float(i) for i in range(len(part))]) for part in frames]
+        windows = [_cached_window(captioner, cache, key) for key in batch]
         yield from zip(batch, captioner.decode(windows, beam_size=beam_size), strict=True)
+
+
+@torch.inference_mode()
+def _cached_window(captioner: Captioner, cache: FeatureCache, key: str) -> Window:
+    maps = torch.from_numpy(np.array(cache.frames(key, 0))).float().to(captioner.device)
+    features = captioner.encoder.upper(maps, cache.stages)
+    return features, [float(i) for i in range(len(features))]
 
 
 def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sample]:

@@ -7,20 +7,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Memory", "SoftAttention", "TimeEncoding"]
+__all__ = ["DotAttention", "Memory", "SoftAttention", "TimeEncoding", "build_attention"]
 
 
 class Memory(NamedTuple):
     """What a decoder may look at, once per clip and never repeated over beams.
 
     ``values`` is (N, P, C) with P = frames x regions, ``keys`` (N, P, A) their projection for
-    attention, ``mask`` (N, P) True where a position exists, ``pooled`` (N, C) their mean.
+    attention, ``mask`` (N, P) True where a position exists, ``pooled`` (N, C) their mean,
+    ``concepts`` (N, W) the probability of each concept word (W is 0 without a concept head) and
+    ``condition`` (N, E) what they add to every word the decoder reads.
     """
 
     values: Tensor
     keys: Tensor
     mask: Tensor
     pooled: Tensor
+    concepts: Tensor
+    condition: Tensor
 
 
 class TimeEncoding(nn.Module):
@@ -60,3 +64,45 @@ class SoftAttention(nn.Module):
         weights = logits.softmax(-1)
         context = torch.bmm(weights, memory.values)
         return torch.sigmoid(self.gate(hidden)) * context, weights
+
+
+class DotAttention(nn.Module):
+    """Scaled dot-product attention (Luong et al. 2015, Vaswani et al. 2017) with the same gate.
+
+    A matrix product where the additive form takes a tanh per query and position: on a CPU it
+    costs a tenth.
+    """
+
+    def __init__(self, hidden_size: int, attention_size: int, value_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(hidden_size, attention_size)
+        self.gate = nn.Linear(hidden_size, value_size)
+        self.scale = attention_size**-0.5
+
+    def forward(self, hidden: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Attend from (N, K, H) states to (N, P, C) values, as :class:`SoftAttention` does."""
+        logits = torch.bmm(self.query(hidden) * self.scale, memory.keys.transpose(1, 2))
+        logits = logits.masked_fill(~memory.mask.unsqueeze(1), float("-inf"))
+        weights = logits.softmax(-1)
+        context = torch.bmm(weights, memory.values)
+        return torch.sigmoid(self.gate(hidden)) * context, weights
+
+
+_ATTENTION: dict[str, type[SoftAttention | DotAttention]] = {
+    "additive": SoftAttention,
+    "dot": DotAttention,
+}
+
+
+def build_attention(
+    name: str, hidden_size: int, attention_size: int, value_size: int
+) -> SoftAttention | DotAttention:
+    """Build ``additive`` or ``dot`` attention.
+
+    Raises:
+        ValueError: No attention has this name.
+
+    """
+    if name not in _ATTENTION:
+        raise ValueError(f"no attention is called {name!r}; there are {', '.join(_ATTENTION)}")
+    return _ATTENTION[name](hidden_size, attention_size, value_size)

@@ -16,10 +16,14 @@ pytest.importorskip("tqdm", reason="needs the train extra")
 pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
 from models.captioner import Captioner
+from models.concepts import ConceptHead, concept_lemma
 from models.decoders import Decoder, DecoderConfig
-from models.encoders import build_encoder
+from models.encoders import Encoder, build_encoder
 from models.evaluate import caption_features, caption_pictures
 from models.search import SearchConfig, search
+from models.training import loop
+from models.training.concepts import ConceptLabels, concept_loss, concept_words
+from models.training.corruptions import CORRUPTIONS, augmented, corrupt
 from models.training.data import batches, caption_tensor
 from models.training.features import FeatureCache
 from models.training.loop import Trainer, TrainingConfig
@@ -34,9 +38,10 @@ CAPTIONS = {
     "clip/3": ("a fire burns", "the fire burns here"),
 }
 FRAMES = {"clip/3": 3}
+STAGES = 3
 CONFIG = TrainingConfig(
-    encoder="tf_efficientnet_lite0",
-    input_size=224,
+    encoder="test_efficientnet",
+    input_size=64,
     frames_per_clip=3,
     min_word_count=1,
     seed=5,
@@ -47,6 +52,10 @@ CONFIG = TrainingConfig(
     surveillance_repeats=2,
     self_critical_epochs=1,
     self_critical_learning_rate=1e-4,
+    frozen_stages=STAGES,
+    views=2,
+    concept_min_count=1,
+    average_decay=0.5,
 )
 
 
@@ -65,20 +74,27 @@ def made_cache() -> FeatureCache:
     for key in [*CAPTIONS, "flickr/9"]:
         frames = FRAMES.get(key, 1)
         index[key] = (first, frames)
-        rows.append(random.normal(size=(2 * frames, 4, 6)).astype(np.float16))
+        pixels = random.integers(0, 256, (2 * frames, 64, 64, 3), np.uint8)
+        rows.append(maps(build_encoder("test_efficientnet"), pixels))
         first += 2 * frames
-    return FeatureCache(np.concatenate(rows), index)
+    return FeatureCache(np.concatenate(rows), index, 2, STAGES)
+
+
+@torch.inference_mode()
+def maps(encoder: Encoder, squares: np.ndarray) -> np.ndarray:
+    return encoder.lower(torch.from_numpy(squares).permute(0, 3, 1, 2), STAGES).half().numpy()
 
 
 def trainer(
     folder: Path, monkeypatch: pytest.MonkeyPatch, config: TrainingConfig = CONFIG
 ) -> Trainer:
-    monkeypatch.setattr(Trainer, "export", lambda self, folder: None)
+    monkeypatch.setattr(loop, "load_imagenet_weights", lambda encoder: None)
+    torch.manual_seed(8)  # the encoder's weights, which are no ImageNet weights here
     return Trainer(config, made_samples(), made_cache(), folder)
 
 
 def weights(of: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in of.decoder.state_dict().items()}
+    return {name: value.clone() for name, value in of.average.module.state_dict().items()}
 
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -109,7 +125,7 @@ def test_the_seed_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         one = trainer(tmp_path / name, monkeypatch, replace(CONFIG, seed=seed, epochs=1))
         one.run()
-        runs.append(weights(one)["output.weight"])
+        runs.append(weights(one)["decoder.output.weight"])
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
 
@@ -152,9 +168,9 @@ def test_an_epoch_shows_every_sample_once_in_batches_of_one_length():
     vocabulary = Vocabulary.build([c for s in samples for c in s.captions], 1)
     seen = []
     for batch in batches(samples, made_cache(), vocabulary, 4, random.Random(1)):
-        assert len(batch.features) == len(batch.samples) == len(batch.tokens)
-        assert batch.features.shape[1] == batch.mask.shape[1]
-        assert {FRAMES.get(s.key, 1) for s in batch.samples} == {batch.features.shape[1]}
+        assert len(batch.maps) == len(batch.samples) == len(batch.tokens)
+        assert batch.maps.shape[1] == batch.mask.shape[1]
+        assert {FRAMES.get(s.key, 1) for s in batch.samples} == {batch.maps.shape[1]}
         seen += [s.key for s in batch.samples]
     assert sorted(seen) == sorted(s.key for s in samples)
 
@@ -220,8 +236,8 @@ def tiny_captioner() -> Captioner:
 def cache_of(captioner: Captioner, pictures: np.ndarray) -> FeatureCache:
     """A cache of pictures and their mirror images, in the order that ``build_cache`` writes."""
     views = np.stack([pictures, pictures[:, :, ::-1]], axis=1).reshape(-1, 64, 64, 3)
-    rows = captioner.encode(views).numpy().astype(np.float16)
-    return FeatureCache(rows, {f"flickr/{i}": (2 * i, 1) for i in range(len(pictures))})
+    index = {f"flickr/{i}": (2 * i, 1) for i in range(len(pictures))}
+    return FeatureCache(maps(captioner.encoder, views), index, 2, STAGES)
 
 
 def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
@@ -235,13 +251,11 @@ def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
         assert cached[key].log_probability == pytest.approx(expected.log_probability, abs=0.05)
 
 
-def test_a_cache_that_does_not_fit_is_refused():
+def test_a_key_that_is_not_cached_is_refused():
     captioner = tiny_captioner()
     cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="not cached, first flickr/7"):
         list(caption_features(captioner, cache, ["flickr/7"], 1))
-    with pytest.raises(ValueError, match="cached features have 6 values"):
-        list(caption_features(captioner, made_cache(), ["flickr/0"], 1))
 
 
 def test_no_model_code_imports_pickle():
@@ -251,3 +265,129 @@ def test_no_model_code_imports_pickle():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {"pickle", "dill", "joblib"} & {n.split(".")[0] for n in names}, path
+
+
+def test_the_upper_encoder_learns_and_the_lower_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    one = trainer(tmp_path, monkeypatch, replace(CONFIG, epochs=1, self_critical_epochs=0))
+    stages = one.encoder.stages()
+    before = [[p.clone() for p in stage.parameters()] for stage in stages]
+    one.run()
+    for number, (stage, old) in enumerate(zip(stages, before, strict=True)):
+        changed = any(not torch.equal(a, b) for a, b in zip(stage.parameters(), old, strict=True))
+        assert changed == (number >= STAGES), number
+
+
+def test_the_parts_of_an_encoder_make_the_whole():
+    encoder = build_encoder("test_efficientnet")
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        for cut in range(len(encoder.stages()) + 1):
+            parts = encoder.upper(encoder.lower(pixels, cut), cut)
+            torch.testing.assert_close(parts, encoder(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_a_concept_is_found_where_it_is():
+    """One of two words stands in one region of a picture; the head learns which and where."""
+    torch.manual_seed(0)
+    signs = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1) * 3
+    head = ConceptHead(8, 16, 2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=2e-2)
+    mask = torch.ones(32, 1, dtype=torch.bool)
+    for _ in range(150):
+        features, target, _ = _signs(signs, 32)
+        loss = concept_loss(head(features, mask), target, torch.ones_like(target))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    head.eval()
+    features, target, places = _signs(signs, 32)
+    assert ((head(features, mask) > 0.5) == (target > 0.5)).float().mean() > 0.95
+    strongest = head.regions(features, mask)[:, 0].argmax(1)
+    at = target.argmax(1)
+    assert (strongest[range(32), at] == places).float().mean() > 0.9
+
+
+def _signs(signs: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    features = torch.randn(count, 1, 9, 8) * 0.3
+    which, places = torch.randint(0, 2, (count,)), torch.randint(0, 9, (count,))
+    features[range(count), 0, places] += signs[which]
+    return features, torch.eye(2)[which], places
+
+
+def test_frames_that_do_not_exist_change_no_concept():
+    torch.manual_seed(0)
+    head = ConceptHead(6, 8, 3).eval()
+    features = torch.randn(2, 3, 4, 6)
+    padded = torch.cat((torch.randn(2, 2, 4, 6), features), 1)
+    mask = torch.tensor([[False, False, True, True, True]] * 2)
+    whole = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(head(padded, mask), head(features, whole))
+
+
+def test_a_still_clip_is_judged_as_its_picture_but_for_motion():
+    torch.manual_seed(0)
+    head = ConceptHead(6, 8, 3).eval()
+    torch.nn.init.zeros_(head.region_motion.weight)
+    torch.nn.init.zeros_(head.whole_motion.weight)
+    picture = torch.randn(2, 1, 4, 6)
+    clip = picture.repeat(1, 5, 1, 1)
+    one, five = torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool)
+    torch.testing.assert_close(head(clip, five), head(picture, one))
+
+
+@pytest.mark.parametrize(
+    ("word", "lemma"),
+    [
+        ("fighting", "fight"),
+        ("fought", "fight"),
+        ("sitting", "sit"),
+        ("riding", "ride"),
+        ("building", "building"),
+        ("playing", "play"),
+        ("men", "man"),
+    ],
+)
+def test_words_stand_for_their_lemma(word: str, lemma: str):
+    assert concept_lemma(word) == lemma
+
+
+def test_labels_know_what_is_visible_and_what_nobody_can_tell():
+    captions = ("a man is fighting near a fire truck", "two men fight")
+    words = concept_words(captions, 1)
+    labels = ConceptLabels(words, 5.0)
+
+    def label(source: str, hazards: tuple[str, ...], word: str) -> tuple[float, float]:
+        sample = Sample(f"{source}/{hazards}", source, "train", "s", captions, hazards)
+        target, weight = labels([sample])
+        return float(target[0, words.index(word)]), float(weight[0, words.index(word)])
+
+    assert label("road", ("fight",), "fight") == (1.0, 5.0)
+    assert label("road", (), "fight") == (0.0, 5.0)
+    assert label("road", ("fight_not_visible",), "fight")[1] == 0.0
+    assert label("flickr", (), "fight")[1] == 0.0
+    assert label("flickr", (), "fire") == (0.0, 5.0)  # a fire truck is no fire
+    assert label("flickr", (), "truck") == (1.0, 1.0)
+    assert label("road", (), "near" if "near" in words else "man") == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(CORRUPTIONS))
+def test_a_corruption_keeps_the_shape_and_worsens_with_severity(name: str):
+    y, x = np.mgrid[0:96, 0:128]
+    image = np.stack((x * 2 % 256, y * 2 % 256, (x + y) % 256), -1).astype(np.uint8)
+    image[30:60, 40:90] = (200, 30, 60)
+    distance = []
+    for severity in range(1, 6):
+        seen = corrupt(name, image, severity, np.random.default_rng(3))
+        assert seen.shape == image.shape
+        assert seen.dtype == np.uint8
+        distance.append(float(np.abs(seen.astype(int) - image).mean()))
+    assert distance[0] < distance[-1]
+
+
+def test_augmentation_is_fixed_by_its_generator():
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8)
+    for seed in range(20):
+        one, two = (augmented(image, np.random.default_rng(seed)) for _ in range(2))
+        assert np.array_equal(one, two)

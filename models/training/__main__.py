@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/default"))
     arguments = parser.parse_args()
     config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
-    cache = _cache(config, arguments.data, arguments.cache / config.encoder)
+    cache = _cache(config, arguments.data, arguments.cache / config.cache.name)
     samples = [*read_flickr(arguments.data), *read_surveillance(arguments.data)]
     Trainer(config, samples, cache, arguments.output).run()
 
@@ -34,7 +34,7 @@ def _cache(config: TrainingConfig, data: Path, folder: Path) -> FeatureCache:
     try:
         return open_cache(folder)
     except FileNotFoundError:
-        return build_cache(data, folder, config.encoder, config.input_size, config.frames_per_clip)
+        return build_cache(data, folder, config.cache)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Batches of cached features with their captions, in an order fixed by seed and epoch."""
+"""Batches of cached maps with their captions, in an order fixed by seed and epoch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.training.features import VIEWS, FeatureCache
+from models.training.features import FeatureCache
 from models.training.sources import Sample
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
-__all__ = ["TrainingBatch", "batches", "caption_tensor", "features_of"]
+__all__ = ["TrainingBatch", "batches", "caption_tensor", "maps_of"]
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Clips of one length: features (N, T, R, D), mask (N, T), tokens (N, K, L), samples."""
+    """Clips of one length: maps (N, T, C, H, W), mask (N, T), tokens (N, K, L), samples."""
 
-    features: Tensor
+    maps: Tensor
     mask: Tensor
     tokens: Tensor
     samples: tuple[Sample, ...]
@@ -47,21 +47,21 @@ def batches(
         chunks += [group[i : i + size] for i in range(0, len(group), size)]
     order.shuffle(chunks)
     for chunk in chunks:
-        views = [order.randrange(VIEWS) for _ in chunk]
-        features = features_of(chunk, cache, views)
+        views = [order.randrange(cache.views) for _ in chunk]
+        maps = maps_of(chunk, cache, views)
         tokens = caption_tensor([sample.captions for sample in chunk], vocabulary)
-        mask = torch.ones(features.shape[:2], dtype=torch.bool)
-        yield TrainingBatch(features, mask, tokens, tuple(chunk))
+        mask = torch.ones(maps.shape[:2], dtype=torch.bool)
+        yield TrainingBatch(maps, mask, tokens, tuple(chunk))
 
 
-def features_of(samples: Sequence[Sample], cache: FeatureCache, views: Sequence[int]) -> Tensor:
-    """Features (N, T, R, D) float32 of samples with the same number of frames."""
+def maps_of(samples: Sequence[Sample], cache: FeatureCache, views: Sequence[int]) -> Tensor:
+    """Cached maps (N, T, C, H, W) float32 of samples with the same number of frames."""
     frames = [cache.frames(s.key, view) for s, view in zip(samples, views, strict=True)]
     return torch.from_numpy(np.stack(frames)).float()
 
 
 def caption_tensor(
-    captions: Sequence[Sequence[str]], vocabulary: Vocabulary, longest: int = 22
+    captions: Sequence[Sequence[str]], vocabulary: Vocabulary, longest: int = 20
 ) -> Tensor:
     """Tokens (N, K, L) with begin and end, padded; longer captions are cut."""
     encoded = [

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from models.captioner import Captioner
 from models.checkpoint import save_checkpoint
 from models.decoders import Decoder, DecoderConfig
-from models.encoders import build_encoder, load_imagenet_weights
-from models.training.data import TrainingBatch, batches, caption_tensor, features_of
-from models.training.features import FeatureCache
+from models.encoders import Encoder, build_encoder, load_imagenet_weights
+from models.fusion import Memory
+from models.training.concepts import ConceptLabels, concept_loss, concept_words
+from models.training.data import TrainingBatch, batches, caption_tensor, maps_of
+from models.training.features import CacheSettings, FeatureCache
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
 from models.training.sources import Sample
 from models.vocabulary import END, Vocabulary
+from models.wording import neutral
 
-__all__ = ["Trainer", "TrainingConfig"]
+__all__ = ["CaptionerTraining", "Trainer", "TrainingConfig"]
 
 log = logging.getLogger(__name__)
+_VALIDATION_PICTURES = 400
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,56 @@ class TrainingConfig:
     surveillance_repeats: int
     self_critical_epochs: int
     self_critical_learning_rate: float
+    frozen_stages: int = 6
+    views: int = 4
+    encoder_learning_rate: float = 1e-4
+    attention: str = "dot"
+    concept_min_count: int = 30
+    concept_loss_weight: float = 0.1
+    hazard_weight: float = 5.0
+    average_decay: float = 0.998
+
+    @property
+    def cache(self) -> CacheSettings:
+        """What the feature cache depends on."""
+        return CacheSettings(
+            self.encoder, self.frozen_stages, self.input_size, self.frames_per_clip, self.views
+        )
+
+
+class CaptionerTraining(nn.Module):
+    """What is trained, as one module: the encoder's upper stages and the decoder."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, frozen_stages: int) -> None:
+        super().__init__()
+        self.upper = nn.ModuleList(encoder.stages()[frozen_stages:])
+        self.decoder = decoder
+
+    def memory(self, maps: Tensor, mask: Tensor) -> Memory:
+        """Memory of clips from their cached maps (N, T, C, H, W)."""
+        return self.decoder.memory(self.regions(maps), mask)
+
+    def regions(self, maps: Tensor) -> Tensor:
+        """Features (N, T, R, D) of cached maps."""
+        flat = maps.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        for stage in self.upper:
+            flat = stage(flat)
+        regions = flat.flatten(2).transpose(1, 2)
+        return regions.view(*maps.shape[:2], *regions.shape[1:])
+
+    def train(self, mode: bool = True) -> CaptionerTraining:
+        """Train the decoder; the encoder keeps the statistics of its normalisation (frozen BN)."""
+        super().train(mode)
+        self.upper.eval()
+        return self
 
 
 class Trainer:
-    """Trains the decoder over a frozen encoder's cached features.
+    """Trains decoder, concept head and upper encoder over the frozen lower encoder's cached maps.
 
     Every epoch begins by seeding all randomness from (seed, epoch), so an epoch that a kill cut
-    off is repeated exactly, and a resumed run equals an unbroken one.
+    off is repeated exactly, and a resumed run equals an unbroken one. Validation and checkpoints
+    use an exponential moving average of the weights.
     """
 
     def __init__(
@@ -58,16 +107,25 @@ class Trainer:
         self.config = config
         self.cache = cache
         self.folder = folder
-        self.train = [sample for sample in samples if sample.split == "train"]
-        self.validation = [s for s in samples if s.split == "val" and s.source == "flickr"]
+        self.train = [_neutral(sample) for sample in samples if sample.split == "train"]
+        validation = [s for s in samples if s.split == "val" and s.source == "flickr"]
+        self.validation = validation[:_VALIDATION_PICTURES]
+        captions = [c for s in self.train if not s.clip for c in s.captions]
         self.vocabulary = _vocabulary(self.train, config.min_word_count)
+        self.labels = ConceptLabels(
+            concept_words(captions, config.concept_min_count), config.hazard_weight
+        )
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        size = cache.rows.shape[-1]
-        self.decoder = Decoder(DecoderConfig(len(self.vocabulary), size)).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.decoder.parameters(), lr=config.learning_rate, weight_decay=1e-2
+        self.encoder = self._encoder()
+        self.model = CaptionerTraining(self.encoder, self._decoder(), config.frozen_stages).to(
+            self.device
         )
+        self.average = AveragedModel(
+            self.model,
+            multi_avg_fn=get_ema_multi_avg_fn(config.average_decay),  # type: ignore[no-untyped-call]
+        )
+        self.optimizer = self._optimizer()
         self.epoch = 0
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -89,27 +147,64 @@ class Trainer:
         writer.close()
 
     def export(self, folder: Path) -> None:
-        """Write a checkpoint with the encoder's starting weights and the decoder as it is."""
-        encoder = build_encoder(self.config.encoder)
-        load_imagenet_weights(encoder)
+        """Write a checkpoint of the averaged weights."""
+        averaged = self._averaged()
+        encoder = self._encoder()
+        ours = encoder.stages()[self.config.frozen_stages :]
+        nn.ModuleList(ours).load_state_dict(averaged.upper.state_dict())
         save_checkpoint(
-            folder, Captioner(encoder, self.decoder, self.vocabulary, self.config.input_size)
+            folder,
+            Captioner(
+                encoder,
+                averaged.decoder,
+                self.vocabulary,
+                self.config.input_size,
+                self.labels.words,
+            ),
         )
 
     @torch.no_grad()
     def validate(self) -> float:
         """Mean cross-entropy, in nats a word, on the validation pictures' captions."""
-        self.decoder.eval()
+        model = self._averaged()
+        model.eval()
         total = 0.0
         chunks = [self.validation[i : i + 50] for i in range(0, len(self.validation), 50)]
         for chunk in chunks:
-            features = features_of(chunk, self.cache, [0] * len(chunk)).to(self.device)
+            maps = maps_of(chunk, self.cache, [0] * len(chunk)).to(self.device)
             tokens = caption_tensor([s.captions for s in chunk], self.vocabulary)
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=self.device)
+            mask = torch.ones(maps.shape[:2], dtype=torch.bool, device=self.device)
             tokens = tokens.to(self.device)
-            logits, _ = self.decoder(self.decoder.memory(features, mask), tokens)
+            logits, _ = model.decoder(model.memory(maps, mask), tokens)
             total += float(cross_entropy(logits, tokens, 0.0))
         return total / max(1, len(chunks))
+
+    def _averaged(self) -> CaptionerTraining:
+        module = self.average.module
+        assert isinstance(module, CaptionerTraining)
+        return module
+
+    def _encoder(self) -> Encoder:
+        encoder = build_encoder(self.config.encoder)
+        load_imagenet_weights(encoder)
+        return encoder
+
+    def _decoder(self) -> Decoder:
+        config = DecoderConfig(
+            len(self.vocabulary),
+            self.encoder.feature_size,
+            attention=self.config.attention,
+            concept_count=len(self.labels.words),
+        )
+        return Decoder(config)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        rates = {self.model.decoder: 1.0, self.model.upper: self._encoder_share()}
+        groups = [{"params": list(m.parameters()), "share": r} for m, r in rates.items()]
+        return torch.optim.AdamW(groups, lr=self.config.learning_rate, weight_decay=1e-2)
+
+    def _encoder_share(self) -> float:
+        return self.config.encoder_learning_rate / self.config.learning_rate
 
     def _epoch(self, self_critical: bool) -> float:
         config = self.config
@@ -122,7 +217,7 @@ class Trainer:
         ]
         order = random.Random(seed)
         reward = self._reward() if self_critical else None
-        self.decoder.train()
+        self.model.train()
         total, count = 0.0, 0
         planned = len(repeated) // config.batch_clips
         progress = tqdm(
@@ -140,31 +235,52 @@ class Trainer:
         return total / max(1, count)
 
     def _step(self, batch: TrainingBatch, reward: CiderReward | None) -> float:
-        features, mask = batch.features.to(self.device), batch.mask.to(self.device)
+        maps, mask = batch.maps.to(self.device), batch.mask.to(self.device)
+        if reward is not None:
+            return self._self_critical_step(maps, mask, batch, reward)
+        memory = self.model.memory(maps, mask)
+        target, weight = self.labels(batch.samples)
+        concepts = concept_loss(memory.concepts, target.to(self.device), weight.to(self.device))
         tokens = batch.tokens.to(self.device)
-        memory = self.decoder.memory(features, mask)
-        if reward is None:
-            logits, _ = self.decoder(memory, tokens)
-            loss = cross_entropy(logits, tokens, self.config.label_smoothing)
-            value = float(loss.detach())
-        else:
-            references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
-            loss, value = self_critical_loss(self.decoder, memory, references, reward)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 2.0)
-        self.optimizer.step()
+        with self._fast():
+            logits, _ = self.model.decoder(memory, tokens)
+        captions = cross_entropy(logits.float(), tokens, self.config.label_smoothing)
+        self._update(captions + self.config.concept_loss_weight * concepts)
+        return float(captions.detach())
+
+    def _self_critical_step(
+        self, maps: Tensor, mask: Tensor, batch: TrainingBatch, reward: CiderReward
+    ) -> float:
+        """Only the decoder learns from rewards: what the encoder sees is not theirs to bend."""
+        references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
+        with torch.no_grad():
+            regions = self.model.regions(maps)
+        with self._fast():
+            memory = self.model.decoder.memory(regions, mask)
+            loss, value = self_critical_loss(self.model.decoder, memory, references, reward)
+        self._update(loss)
         return value
 
+    def _fast(self) -> torch.autocast:
+        """Matrix products in bfloat16 where the hardware has them; sums stay in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=_has_fast_bfloat16())
+
+    def _update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+
     def _set_learning_rate(self, within: float) -> None:
-        """Linear decay to a tenth over the cross-entropy epochs; constant afterwards."""
+        """Linear decay to a twentieth over the cross-entropy epochs; constant afterwards."""
         config = self.config
         if self.epoch >= config.epochs:
             rate = config.self_critical_learning_rate
         else:
-            rate = config.learning_rate * (1 - 0.9 * (self.epoch + within) / config.epochs)
+            rate = config.learning_rate * (1 - 0.95 * (self.epoch + within) / config.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def _reward(self) -> CiderReward:
         return CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
@@ -175,7 +291,8 @@ class Trainer:
     def _save_state(self) -> None:
         state: dict[str, Any] = {
             "epoch": self.epoch,
-            "decoder": self.decoder.state_dict(),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         temporary = self.folder / "state.pt.tmp"
@@ -187,10 +304,20 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
-        self.decoder.load_state_dict(state["decoder"])
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = int(state["epoch"])
         log.info("resumed before epoch %d", self.epoch)
+
+
+def _neutral(sample: Sample) -> Sample:
+    return replace(sample, captions=tuple(neutral(caption) for caption in sample.captions))
+
+
+def _has_fast_bfloat16() -> bool:
+    """Whether matrix products in bfloat16 are worth it: on CUDA, and on a CPU with AMX tiles."""
+    return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()
 
 
 def _vocabulary(samples: list[Sample], min_count: int) -> Vocabulary:

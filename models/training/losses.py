@@ -112,7 +112,7 @@ def _sample(
     chosen: list[Tensor] = []
     for _ in range(max_words + 1):
         logits, state = decoder.step(word, state, memory)
-        log_probabilities = F.log_softmax(logits, -1)
+        log_probabilities = F.log_softmax(logits.float(), -1)
         word = torch.multinomial(log_probabilities.detach().exp(), 1).squeeze(1)
         word = torch.where(done, torch.full_like(word, END), word)
         chosen.append(log_probabilities.gather(1, word.unsqueeze(1)).squeeze(1))

@@ -60,8 +60,16 @@ def read_surveillance(root: Path) -> list[Sample]:
         )
         if line.get("clip"):
             key = f"clip/{line['clip']}"
-            samples.append(Sample(key, line["source"], split, scene, captions, hazards, clip=True))
+            visible = _clip_hazards(hazards, line.get("clip_event"))
+            samples.append(Sample(key, line["source"], split, scene, captions, visible, clip=True))
     return samples
+
+
+def _clip_hazards(hazards: tuple[str, ...], event: str | None) -> tuple[str, ...]:
+    """What a whole clip shows: a fight that its one labelled frame misses is in the clip."""
+    if event != "fight":
+        return hazards
+    return tuple({"fight", *hazards} - {"fight_not_visible"})
 
 
 def read_pictures(
