@@ -70,7 +70,7 @@ class Captioner(nn.Module):
 
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
-        concepts: The words :meth:`detect` knows, lemmas, in the order of the concept head.
+        concept_words: What :meth:`detect` knows, lemmas, in the order of the concept head.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
 
     """
@@ -81,18 +81,18 @@ class Captioner(nn.Module):
         decoder: Decoder,
         vocabulary: Vocabulary,
         input_size: int,
-        concepts: Sequence[str] = (),
+        concept_words: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if len(concepts) != decoder.config.concept_count:
+        if len(concept_words) != decoder.config.concept_count:
             raise ValueError(
-                f"{len(concepts)} concept words for a head of {decoder.config.concept_count}"
+                f"{len(concept_words)} concept words for a head of {decoder.config.concept_count}"
             )
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.input_size = input_size
-        self.concepts = tuple(concepts)
+        self.concept_words = tuple(concept_words)
         self._forbidden = (PAD, BEGIN, UNKNOWN, *_forbidden_tokens(vocabulary))
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
@@ -197,17 +197,26 @@ class Captioner(nn.Module):
                 alone puts in: (n, T, rows, columns) float32.
 
         Raises:
-            ValueError: A word is not among :attr:`concepts`; the text names the nearest that are.
+            ValueError: A word is not among :attr:`concept_words`; the text names the nearest.
 
         """
-        found, evidence = self.detect_windows(self._windows(clips), words)
-        return (found, evidence) if return_regions else found
+        windows = self._windows(clips)
+        found, evidence = self.detect_windows(windows, words)
+        if not return_regions:
+            return found
+        return found, [one[:, -len(w[0]) :] for one, w in zip(evidence, windows, strict=True)]
 
     @torch.inference_mode()
     def detect_windows(
         self, windows: Sequence[Window], words: Sequence[str]
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
-        """Like :meth:`detect` with regions, of windows that are encoded already."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Like :meth:`detect` with regions, of windows that are encoded already.
+
+        Returns:
+            Probabilities (N, n), and evidence (N, n, T, rows, columns) in nats; frames that a
+            window shorter than the longest lacks stand first and hold zeros.
+
+        """
         columns = [self._concept_index(word) for word in words]
         features, mask = pad_windows(windows, self.decoder.config.window_frames)
         features, mask = features.to(self.device), mask.to(self.device)
@@ -216,16 +225,14 @@ class Captioner(nn.Module):
         found = head(features, mask)[:, columns].float().cpu().numpy()
         evidence = head.regions(features, mask)[..., columns].float().cpu().numpy()
         side = math.isqrt(evidence.shape[2])
-        return found, [
-            np.moveaxis(one[rows], -1, 0).reshape(len(words), -1, side, side)
-            for one, rows in zip(evidence, mask.cpu().numpy(), strict=True)
-        ]
+        where = np.moveaxis(evidence, -1, 1)
+        return found, where.reshape(*where.shape[:3], side, side)
 
     def _concept_index(self, word: str) -> int:
         for form in (word, concept_lemma(word)):
-            if form in self.concepts:
-                return self.concepts.index(form)
-        near = difflib.get_close_matches(word, self.concepts, 3, 0.0)
+            if form in self.concept_words:
+                return self.concept_words.index(form)
+        near = difflib.get_close_matches(word, self.concept_words, 3, 0.0)
         nearest = f"the nearest are {', '.join(near)}" if near else "it has no concept head"
         raise ValueError(f"the model {self.identity} cannot detect {word!r}: {nearest}")
 

@@ -44,8 +44,8 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
-    if captioner.concepts:
-        (folder / _CONCEPTS).write_text("\n".join(captioner.concepts) + "\n")
+    if captioner.concept_words:
+        (folder / _CONCEPTS).write_text("\n".join(captioner.concept_words) + "\n")
 
 
 def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:

@@ -23,6 +23,7 @@ from models.fusion import Memory
 from models.registry import checkpoint_names
 from models.transforms import to_square
 from models.vocabulary import BEGIN, END, UNKNOWN, Vocabulary, tokenize
+from models.wording import count_forbidden, neutral
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
 SIDE = 64
@@ -41,6 +42,18 @@ def captioner() -> Captioner:
     for parameter in decoder.parameters():
         parameter.data.mul_(2.0)
     return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE).eval()
+
+
+@pytest.fixture(scope="module")
+def detector() -> Captioner:
+    """A captioner with a concept head and dot attention, as the shipped one."""
+    torch.manual_seed(5)
+    encoder = build_encoder("test_efficientnet")
+    words = ("fire", "fight", "man", "person_down")
+    config = DecoderConfig(
+        len(WORDS), encoder.feature_size, 16, 24, 20, 12, attention="dot", concept_count=4
+    )
+    return Captioner(encoder, Decoder(config), Vocabulary(WORDS), SIDE, words).eval()
 
 
 def clips(count: int, frames: int = 1) -> list[np.ndarray]:
@@ -323,3 +336,64 @@ def test_memory_is_not_repeated_over_beams(captioner: Captioner):
     assert logits.shape == (6, len(WORDS))
     assert new.attention.shape == (6, 4)
     torch.testing.assert_close(logits[3:4], alone)
+
+
+def test_detection_of_a_batch_equals_its_clips_one_by_one(detector: Captioner):
+    batch = [*clips(2), *clips(2, frames=3)]
+    words = ["fighting", "person_down", "fire"]
+    together, regions = detector.detect(batch, words, return_regions=True)
+    assert together.shape == (4, 3)
+    assert ((together > 0) & (together < 1)).all()
+    for clip, found, where in zip(batch, together, regions, strict=True):
+        alone, alone_where = detector.detect([clip], words, return_regions=True)
+        np.testing.assert_allclose(alone[0], found, atol=1e-4)
+        np.testing.assert_allclose(alone_where[0], where, atol=1e-4)
+        frames = 1 if clip.ndim == 3 else len(clip)
+        assert where.shape == (3, frames, 2, 2)
+        # What the regions put in is part of the whole: alone it gives no more probability.
+        assert (1 - np.exp(-where.sum((1, 2, 3))) <= found + 1e-5).all()
+
+
+def test_an_unknown_word_is_an_error_that_names_the_nearest(detector: Captioner):
+    with pytest.raises(ValueError, match="cannot detect 'figth': the nearest are fight"):
+        detector.detect(clips(1), ["figth"])
+
+
+def test_a_model_without_concepts_says_so(captioner: Captioner):
+    with pytest.raises(ValueError, match="it has no concept head"):
+        captioner.detect(clips(1), ["fire"])
+
+
+def test_concepts_survive_the_checkpoint(detector: Captioner, tmp_path: Path):
+    save_checkpoint(tmp_path / "c", detector)
+    loaded = load_checkpoint(tmp_path / "c", "c", CPU)
+    assert loaded.concept_words == detector.concept_words
+    clip = clips(1, frames=3)
+    ours, theirs = (c.detect(clip, ["fire", "man"]) for c in (detector, loaded))
+    np.testing.assert_allclose(ours, theirs, atol=1e-2)  # half precision
+
+
+def test_a_forbidden_word_is_never_said():
+    torch.manual_seed(1)
+    encoder = build_encoder("test_efficientnet")
+    decoder = Decoder(DecoderConfig(len(WORDS) + 1, encoder.feature_size, 16, 24, 20, 12))
+    decoder.output.bias.data[len(WORDS)] = 50.0  # it wants to say nothing else
+    captioner = Captioner(encoder, decoder, Vocabulary([*WORDS, "fat"]), SIDE).eval()
+    found = captioner.caption(clips(2))
+    assert all("fat" not in h.text.split() for h in found)
+    assert all("fat" not in a.text.split() for h in found for a in h.alternatives)
+
+
+@pytest.mark.parametrize(
+    ("caption", "neutral_caption"),
+    [
+        ("a fat white man with a black dog", "a man with a black dog"),
+        ("two African women stand in white snow", "two women stand in white snow"),
+        ("an American flag on a white wall", "an American flag on a white wall"),
+        ("a black young boy in a red car", "a young boy in a red car"),
+    ],
+)
+def test_wording_is_neutral(caption: str, neutral_caption: str):
+    assert neutral(caption) == neutral_caption
+    assert not count_forbidden([neutral_caption])
+    assert bool(count_forbidden([caption])) == (caption != neutral_caption)
