@@ -85,7 +85,8 @@ def camera_specs(
         capture = config.capture if own is None else config.capture_of(name)
         start = start_time if own is None or own.start_time is None else own.start_time
         moment = None if start is None else _aware(name, start)
-        specs.append(CameraSpec(name, source, capture, moment))
+        masks = () if own is None else own.masks
+        specs.append(CameraSpec(name, source, capture, moment, masks))
     return specs
 
 
@@ -233,8 +234,7 @@ class Run:
         )
         captioner = CaptionerStage(
             self.captioner,
-            self.capture.layout,
-            self.capture.release,
+            self.capture,
             self.ledger,
             RestartBudget(config.capture.restart_budget, config.capture.restart_window_s),
         )
@@ -280,7 +280,7 @@ class Run:
         )
 
     def _preview(self, ref: FrameRef) -> NDArray[np.uint8]:
-        slots = self.capture.slots(ref.stamp.camera)
+        slots = self.capture.slots_of(ref)
         return slots.preview(ref.slot, ref.preview_width, ref.preview_height)
 
     def _sinks(self) -> list[Sink]:

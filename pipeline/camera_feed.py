@@ -14,10 +14,11 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from pipeline.channel import Overflow
-from pipeline.config import CaptureConfig
+from pipeline.config import CaptureConfig, Polygon
 from pipeline.grab_messages import CaptureAccount, GrabJob, Grant, Progress, SourceInfo, Stop
 from pipeline.messages import FrameRef
 from pipeline.restarts import RestartPolicy
+from pipeline.sight import Blindness
 from pipeline.slots import FrameSlots
 from pipeline.sources import Source
 
@@ -26,12 +27,16 @@ __all__ = ["CameraFeed", "CameraSpec", "CameraStatus", "FeedState"]
 
 @dataclass(frozen=True, slots=True)
 class CameraSpec:
-    """A camera to capture. ``start_time`` (aware) says when a recording began, if known."""
+    """A camera to capture.
+
+    ``start_time`` (aware) says when a recording began, if known; ``masks`` are painted black.
+    """
 
     name: str
     source: Source
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     start_time: datetime | None = None
+    masks: tuple[Polygon, ...] = ()
 
     @property
     def overflow(self) -> Overflow:
@@ -63,6 +68,7 @@ class CameraStatus:
     position_s: float | None
     reconnects: int
     timestamp_faults: int
+    blind: Blindness | None
     error: str | None
 
 
@@ -86,7 +92,9 @@ class CameraFeed:
         self.offline_since: datetime | None = None
         self.last_frame_at: datetime | None = None
         self.position_s: float | None = None
+        self.blind: Blindness | None = None
         self.reconnects = 0
+        self.first_sequence = 0
         self.timestamp_faults = 0
         self.started_s = 0.0
         self.retry_at_s: float | None = None
@@ -107,8 +115,9 @@ class CameraFeed:
             source=self.spec.source,
             config=self.spec.capture,
             layout=self.slots.layout,
-            first_sequence=self.account().grabbed,
+            first_sequence=self.first_sequence + self.account().grabbed,
             start_time=None if self.spec.source.live else self.spec.start_time,
+            masks=self.spec.masks,
             waits=self.spec.overflow is Overflow.WAIT,
         )
         # BaseContext does not declare Process; every concrete context has it.
@@ -124,6 +133,14 @@ class CameraFeed:
             self.connection = ours
             self._granted.clear()
             self._grant(set(range(self.slots.layout.slots)) - self._lent)
+
+    def take_over(self, old: CameraFeed) -> None:
+        """Go on where the same camera was before it was changed: what was told, what counted."""
+        self.offline_since, self.blind = old.offline_since, old.blind
+        self.reconnects, self.last_frame_at = old.reconnects, old.last_frame_at
+        self.newest_s = old.newest_s
+        if self.spec.source.live:
+            self.first_sequence = old.first_sequence + old.account().grabbed
 
     def book(self, progress: Progress) -> None:
         """Take over a child's counts; each message carries all it has counted."""
@@ -151,6 +168,12 @@ class CameraFeed:
             if slot in self._lent:
                 self._lent.discard(slot)
                 self._grant({slot})
+
+    @property
+    def lends(self) -> bool:
+        """Whether frames of it are with the pipeline."""
+        with self._lock:
+            return bool(self._lent)
 
     def waits_for_slot(self) -> bool:
         """Whether the child can do nothing because the pipeline holds all slots."""
@@ -197,6 +220,7 @@ class CameraFeed:
             self.position_s,
             self.reconnects,
             self.timestamp_faults,
+            self.blind,
             self.error,
         )
 

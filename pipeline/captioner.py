@@ -12,10 +12,11 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Protocol
 
 from pipeline.batcher import Batch
 from pipeline.captioner_child import (
@@ -36,6 +37,7 @@ __all__ = [
     "CaptionerError",
     "CaptionerProcess",
     "CaptionerStage",
+    "FrameKeeper",
 ]
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,19 @@ STOP_TIMEOUT_S = 5.0
 
 class CaptionerError(Exception):
     """The captioner cannot go on; the text is one sentence for people."""
+
+
+class FrameKeeper(Protocol):
+    """Who owns the frames' memory: :class:`pipeline.capture.Capture`."""
+
+    def layout_of(self, ref: FrameRef) -> SlotLayout:
+        """Where the slots lie that a frame not yet released is in."""
+
+    def release(self, ref: FrameRef) -> None:
+        """Take a frame's slot back."""
+
+    def holds(self, camera: str) -> bool:
+        """Whether a camera is captured, or frames of it are still under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +169,7 @@ class CaptionerStage:
 
     Args:
         process: The child.
-        layout_of: Where a camera's slots lie, by camera name.
-        release: Called with frames that no later stage needs.
+        frames: Tells where frames lie, and takes back those that no later stage needs.
         ledger: Books frames and windows.
         budget: Restarts allowed; past it the run ends with :class:`CaptionerError`.
 
@@ -166,14 +180,13 @@ class CaptionerStage:
     def __init__(
         self,
         process: CaptionerProcess,
-        layout_of: Callable[[str], SlotLayout],
-        release: Callable[[FrameRef], None],
+        frames: FrameKeeper,
         ledger: Ledger,
         budget: RestartBudget,
     ) -> None:
         self._process = process
-        self._layout_of = layout_of
-        self._release = release
+        self._frames = frames
+        self._release = frames.release
         self._ledger = ledger
         self._budget = budget
         self._known: dict[str, SlotLayout] = {}
@@ -196,7 +209,8 @@ class CaptionerStage:
         self._process.stop()
 
     def _caption(self, batch: Batch) -> Iterator[CaptionedFrame]:
-        answer = self._process.ask(Request(batch.refs, batch.due, self._new_layouts(batch)))
+        request = Request(batch.refs, batch.due, self._new_layouts(batch), self._gone_cameras())
+        answer = self._process.ask(request)
         if isinstance(answer, Failure):
             self._book_failure(batch, answer)
             self._restart(answer)
@@ -214,11 +228,18 @@ class CaptionerStage:
     def _new_layouts(self, batch: Batch) -> dict[str, SlotLayout]:
         """Layouts the child does not know yet (a new camera, or one that came back)."""
         layouts: dict[str, SlotLayout] = {}
-        for camera in {ref.stamp.camera for ref in batch.refs}:
-            layout = self._layout_of(camera)
+        for ref in batch.refs:
+            camera, layout = ref.stamp.camera, self._frames.layout_of(ref)
             if self._known.get(camera) != layout:
                 self._known[camera] = layouts[camera] = layout
         return layouts
+
+    def _gone_cameras(self) -> tuple[str, ...]:
+        """Cameras that the child still holds on to and that are captured no more."""
+        gone = tuple(camera for camera in self._known if not self._frames.holds(camera))
+        for camera in gone:
+            del self._known[camera]
+        return gone
 
     def _book_failure(self, batch: Batch, failure: Failure) -> None:
         for ref, due in zip(batch.refs, batch.due, strict=True):

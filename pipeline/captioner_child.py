@@ -60,11 +60,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Frames to encode; ``due`` marks those whose window is to be captioned."""
+    """Frames to encode; ``due`` marks those whose window is to be captioned.
+
+    ``layouts`` tells of cameras that are new or lie elsewhere now, ``gone`` of those to forget.
+    """
 
     refs: tuple[FrameRef, ...]
     due: tuple[bool, ...]
     layouts: Mapping[str, SlotLayout]
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,11 @@ class _Server:
         self._windows = Windows(options.window_frames)
 
     def answer(self, request: Request) -> Answer:
+        for camera in request.gone:
+            self._detach(camera)
         for camera, layout in request.layouts.items():
-            self._attach(camera, layout)
+            self._detach(camera)
+            self._slots[camera] = FrameSlots.attach(layout)
         pixels = np.stack([self._slots[r.stamp.camera].square(r.slot) for r in request.refs])
         features = self._captioner.encode(pixels)
         windows, due = [], []
@@ -166,11 +173,10 @@ class _Server:
         for slots in self._slots.values():
             slots.close()
 
-    def _attach(self, camera: str, layout: SlotLayout) -> None:
+    def _detach(self, camera: str) -> None:
         if camera in self._slots:
             self._slots.pop(camera).close()
             self._windows.forget(camera)
-        self._slots[camera] = FrameSlots.attach(layout)
 
     def _decode(
         self, due: Sequence[FrameRef], windows: Sequence[tuple[list[Any], list[float]]]

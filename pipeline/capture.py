@@ -11,29 +11,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
+from multiprocessing.connection import wait
 from typing import Any
 
 from pipeline.camera_feed import CameraFeed, CameraSpec, CameraStatus, FeedState
+from pipeline.camera_news import CameraNews
 from pipeline.channel import Channel, ChannelClosed, Overflow
-from pipeline.grab_messages import (
-    CaptureAccount,
-    Delivered,
-    Ended,
-    Failed,
-    GrabJob,
-    Opened,
-    Progress,
-)
-from pipeline.messages import CameraEvent, CameraState, FrameRef
+from pipeline.grab_messages import CaptureAccount, Delivered, Ended, Failed, Opened, Progress
+from pipeline.grabber_start import allow_descriptors, grabber_context, run_grabber
+from pipeline.messages import CameraEvent, FrameRef
 from pipeline.slots import FrameSlots, SlotLayout
+from pipeline.staleness import is_stale, patience_s, waits_for_us
 
 __all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState"]
 
@@ -41,11 +33,7 @@ log = logging.getLogger(__name__)
 
 _IN_FLIGHT_SLOTS = 4
 _FILE_SLOTS = 16
-_OPEN_GRACE_S = 4.0  # beyond the open time-out: start of the child, and asking why it failed
-_FILE_PATIENCE_S = 30.0
-_STALE_MARGIN_S = 0.2  # so that the report itself is out by stale_after_s
 _STOP_GRACE_S = 2.0
-_PRELOAD = ["__main__", "numpy", "cv2", "pipeline.grabber", "pipeline.capture"]
 
 
 class Capture:
@@ -55,7 +43,8 @@ class Capture:
         specs: The cameras.
         square_pixels: Side of the encoder's square.
         inbox: Where frames go. Whoever takes or drops one owes :meth:`release`.
-        on_event: Told when a camera goes offline and comes back, from the capture thread.
+        on_event: Told when a camera goes or comes back, is blind or sighted; from the capture
+            thread.
         clock: Monotonic seconds.
         max_open_files: How many finite sources are grabbed at once; the others wait their turn.
 
@@ -72,12 +61,14 @@ class Capture:
     ) -> None:
         self._square_pixels = square_pixels
         self._inbox = inbox
-        self._on_event = on_event
+        self._news = CameraNews(on_event)
         self._clock = clock
         self._max_open_files = max_open_files
-        self._context = _grabber_context()
+        self._context = grabber_context()
+        # Other threads read these three dicts: they are replaced, never changed in place.
         self._feeds: dict[str, CameraFeed] = {}
-        self._removed: list[CameraFeed] = []
+        self._by_segment: dict[str, CameraFeed] = {}  # with those whose frames are still read
+        self._past: dict[str, CaptureAccount] = {}  # of cameras removed or changed
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
         self._wake_lock = threading.Lock()
@@ -87,11 +78,11 @@ class Capture:
         self.finished = threading.Event()
         self.error: Exception | None = None
         for spec in specs:
-            self._feeds[spec.name] = self._new_feed(spec)
+            self._install(self._new_feed(spec))
 
     def start(self) -> None:
         """Start the thread, which starts the children."""
-        _allow_descriptors(16 * len(self._feeds) + 256)
+        allow_descriptors(16 * len(self._feeds) + 256)
         self._thread.start()
 
     def stop(self) -> None:
@@ -103,56 +94,72 @@ class Capture:
     def close(self) -> None:
         """Stop, and free the shared memory: after this no frame can be read any more."""
         self.stop()
-        for feed in [*self._feeds.values(), *self._removed]:
+        for feed in self._by_segment.values():
             feed.slots.close()
             feed.slots.unlink()
-        self._removed.clear()
+        self._by_segment = {}
 
     def add(self, spec: CameraSpec) -> None:
         """Begin to capture one more camera.
 
         Raises:
             ValueError: The name is taken.
+            OSError: There is no room for its shared memory.
 
         """
         if spec.name in self._feeds:
             raise ValueError(f"camera {spec.name!r} is there already")
         feed = self._new_feed(spec)
-        self._feeds = {**self._feeds, spec.name: feed}  # readers in other threads see old or new
-        self.finished.clear()
-        self._command(lambda: None)
+        self._command(lambda: self._install(feed))
 
     def remove(self, camera: str) -> None:
-        """Capture a camera no more; its shared memory lasts until :meth:`close`."""
-        feed = self._feeds[camera]
+        """Capture a camera no more; its memory is freed when its last frame comes back."""
+        self._command(lambda: self._retire(self._feeds[camera]))
 
-        def forget() -> None:
-            feed.kill()
-            feed.child_gone()
-            self._removed.append(feed)
-            self._feeds = {name: kept for name, kept in self._feeds.items() if name != camera}
-            for ref in self._inbox.remove_lane(camera):
-                feed.release(ref.slot)
+    def change(self, spec: CameraSpec) -> None:
+        """Capture a camera in another way from now on; the others are not touched.
 
-        self._command(forget)
+        Raises:
+            OSError: There is no room for its shared memory; it goes on as before.
+
+        """
+        new = self._new_feed(spec)
+
+        def replace() -> None:
+            old = self._feeds[spec.name]
+            new.take_over(old)
+            self._retire(old)
+            self._install(new)
+
+        self._command(replace)
 
     def release(self, ref: FrameRef) -> None:
         """Give a frame's slot back; any thread, once for every frame taken or dropped."""
-        feed = self._feeds.get(ref.stamp.camera)
-        if feed is not None:
-            feed.release(ref.slot)
+        feed = self._by_segment.get(ref.segment)
+        if feed is None:
+            return
+        feed.release(ref.slot)
+        if self._feeds.get(feed.spec.name) is not feed:
+            self._command(lambda: self._free_if_unused(feed))
 
-    def slots(self, camera: str) -> FrameSlots:
-        """Return a camera's slots, to read pictures in this process."""
-        return self._feeds[camera].slots
+    def slots_of(self, ref: FrameRef) -> FrameSlots:
+        """Return the slots that an unreleased frame lies in, to read it in this process."""
+        return self._by_segment[ref.segment].slots
 
-    def layout(self, camera: str) -> SlotLayout:
-        """Return where a camera's slots lie, for a child that attaches."""
-        return self._feeds[camera].slots.layout
+    def layout_of(self, ref: FrameRef) -> SlotLayout:
+        """Return where an unreleased frame's slots lie, for a child that attaches."""
+        return self._by_segment[ref.segment].slots.layout
+
+    def holds(self, camera: str) -> bool:
+        """Whether a camera is captured, or frames of it are still under way."""
+        return any(feed.spec.name == camera for feed in self._by_segment.values())
 
     def accounts(self) -> dict[str, CaptureAccount]:
-        """Where each camera's frames went."""
-        return {name: feed.account() for name, feed in self._feeds.items()}
+        """Where each camera's frames went, those of removed cameras too."""
+        accounts = dict(self._past)
+        for name, feed in self._feeds.items():
+            accounts[name] = accounts.get(name, CaptureAccount()) + feed.account()
+        return accounts
 
     def status(self) -> dict[str, CameraStatus]:
         """How each camera is."""
@@ -164,7 +171,7 @@ class Capture:
 
     def all_finished(self) -> bool:
         """Whether every source was finite and is over, well or not."""
-        return self.finished.is_set()
+        return not self._commands and self.finished.is_set()  # in this order
 
     def _run(self) -> None:
         try:
@@ -212,7 +219,7 @@ class Capture:
                     continue
                 busy += 1
             feed.reconnects += int(retry)
-            feed.start(self._context, _run_grabber, now_s)
+            feed.start(self._context, run_grabber, now_s)
 
     def _seconds_to_next_deadline(self) -> float:
         now_s = self._clock()
@@ -221,7 +228,7 @@ class Capture:
             if feed.retry_at_s is not None:
                 deadlines.append(feed.retry_at_s)
             elif feed.process is not None:
-                deadlines.append(feed.newest_s + self._patience_s(feed))
+                deadlines.append(feed.newest_s + patience_s(feed))
         if self._kill_at_s is not None:
             deadlines.append(self._kill_at_s)
         return max(0.005, min(deadlines) - now_s)
@@ -246,27 +253,32 @@ class Capture:
             feed.info, feed.state = message.info, FeedState.RUNNING
             feed.newest_s = self._clock()
         elif isinstance(message, Progress):
-            feed.book(message)
+            self._book(feed, message)
         elif isinstance(message, Delivered):
-            feed.book(message.progress)
+            feed.last_frame_at = message.ref.stamp.captured_at
+            self._book(feed, message.progress)
             self._deliver(feed, message.ref)
         elif isinstance(message, Ended):
-            feed.book(message.progress)
+            self._book(feed, message.progress)
             feed.state = FeedState.FINISHED
         elif isinstance(message, Failed):
-            feed.book(message.progress)
+            self._book(feed, message.progress)
             feed.dying_reason = message.sentence
             feed.retry_at_s = self._clock() + self._retry_delay_s(feed, message)
+
+    def _book(self, feed: CameraFeed, progress: Progress) -> None:
+        feed.book(progress)
+        self._news.sight(feed, progress.sight)
 
     def _deliver(self, feed: CameraFeed, ref: FrameRef) -> None:
         feed.lend(ref)
         feed.came_frame = True
-        feed.last_frame_at = ref.stamp.captured_at
         feed.position_s = ref.stamp.position_s
         feed.restarts.frame_came()
-        self._announce_online(feed)
+        self._news.online(feed)
         overflow = feed.spec.overflow
-        capacity = feed.slots.layout.slots if overflow is Overflow.WAIT else None
+        waits = overflow is Overflow.WAIT  # then the slots bound it, and putting never blocks
+        capacity = feed.slots.layout.slots if waits else feed.spec.capture.queue_frames
         try:
             self._inbox.put(ref, feed.spec.name, overflow, capacity)
         except ChannelClosed:
@@ -292,7 +304,7 @@ class Capture:
         feed.error = feed.dying_reason
         self._enter_retry(feed)
         if not came_frame or feed.state is FeedState.FAILED:
-            self._announce_offline(feed, feed.dying_reason)
+            self._news.offline(feed, feed.dying_reason)
 
     def _enter_retry(self, feed: CameraFeed) -> None:
         if feed.restarts.exhausted:
@@ -311,23 +323,13 @@ class Capture:
             for feed in self._feeds.values():
                 feed.kill()
         for feed in self._feeds.values():
-            if not feed.spec.source.live and feed.waits_for_slot():
-                feed.newest_s = now_s  # it waits for us, not for its source
+            if waits_for_us(feed):
+                feed.newest_s = now_s
             quiet_s = now_s - feed.newest_s
-            limit_s = feed.spec.capture.stale_after_s - _STALE_MARGIN_S
-            if feed.spec.source.live and feed.last_frame_at is not None and quiet_s >= limit_s:
-                self._announce_offline(feed, f"no new frame for {quiet_s:.1f} s")
-            if feed.process is not None and quiet_s >= self._patience_s(feed):
+            if is_stale(feed, now_s):
+                self._news.offline(feed, f"no new frame for {quiet_s:.1f} s")
+            if feed.process is not None and quiet_s >= patience_s(feed):
                 self._give_up_child(feed, quiet_s)
-
-    def _patience_s(self, feed: CameraFeed) -> float:
-        """How long a child may bring nothing new before it is replaced."""
-        if not feed.spec.source.live:
-            return max(_FILE_PATIENCE_S, feed.spec.capture.stale_after_s)
-        if feed.state is FeedState.OPENING or not feed.came_frame:
-            capture = feed.spec.capture
-            return max(capture.open_timeout_s, capture.read_timeout_s) + _OPEN_GRACE_S
-        return feed.spec.capture.stale_after_s - _STALE_MARGIN_S
 
     def _give_up_child(self, feed: CameraFeed, quiet_s: float) -> None:
         display = feed.spec.source.display
@@ -339,27 +341,34 @@ class Capture:
         feed.newest_s = self._clock()
         feed.kill()
 
-    def _announce_offline(self, feed: CameraFeed, reason: str) -> None:
-        if feed.offline_since is not None or not feed.spec.source.live:
-            return
-        feed.offline_since = datetime.now(timezone.utc)
-        feed.error = feed.error or f"{feed.spec.source.display}: {reason}"
-        self._emit(feed, CameraState.OFFLINE, reason, feed.offline_since)
-
-    def _announce_online(self, feed: CameraFeed) -> None:
-        feed.error = None
-        if feed.offline_since is not None:
-            feed.offline_since = None
-            self._emit(feed, CameraState.ONLINE, "new frames", datetime.now(timezone.utc))
-
-    def _emit(self, feed: CameraFeed, state: CameraState, reason: str, since: datetime) -> None:
-        name = feed.spec.name
-        self._on_event(CameraEvent(name, state, reason, since, feed.last_frame_at, feed.reconnects))
-
     def _new_feed(self, spec: CameraSpec) -> CameraFeed:
         waits = spec.overflow is Overflow.WAIT
-        slots = _FILE_SLOTS if waits else self._inbox.capacity + _IN_FLIGHT_SLOTS + 2
+        slots = _FILE_SLOTS if waits else spec.capture.queue_frames + _IN_FLIGHT_SLOTS + 2
         return CameraFeed(spec, self._square_pixels, slots)
+
+    def _install(self, feed: CameraFeed) -> None:
+        self._by_segment = {**self._by_segment, feed.slots.layout.segment: feed}
+        self._feeds = {**self._feeds, feed.spec.name: feed}
+        self.finished.clear()
+
+    def _retire(self, feed: CameraFeed) -> None:
+        """End a camera's child and let its frames that are under way come back."""
+        name = feed.spec.name
+        feed.kill()
+        feed.child_gone()
+        past = self._past.get(name, CaptureAccount())
+        self._past = {**self._past, name: past + feed.account()}
+        self._feeds = {other: kept for other, kept in self._feeds.items() if other != name}
+        self._inbox.remove_lane(name)
+        self._free_if_unused(feed)
+
+    def _free_if_unused(self, feed: CameraFeed) -> None:
+        segment = feed.slots.layout.segment
+        if feed.lends or segment not in self._by_segment:
+            return
+        self._by_segment = {s: kept for s, kept in self._by_segment.items() if s != segment}
+        feed.slots.close()
+        feed.slots.unlink()
 
     def _command(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
@@ -369,7 +378,8 @@ class Capture:
     def _obey(self) -> None:
         self._wake_reader.recv_bytes()
         while self._commands:
-            self._commands.popleft()()
+            self._commands[0]()
+            self._commands.popleft()  # only now: until then it counts as not done
 
     def _begin_stop(self) -> None:
         self._stopping = True
@@ -377,32 +387,3 @@ class Capture:
         for feed in self._feeds.values():
             feed.retry_at_s = None
             feed.ask_to_stop()
-
-
-def _run_grabber(connection: Connection, job: GrabJob) -> None:
-    """Start of a child; imports OpenCV there, so that the main process need not."""
-    from pipeline.grabber import run  # noqa: PLC0415
-
-    run(connection, job)
-
-
-def _grabber_context() -> BaseContext:
-    """Choose a server that has imported OpenCV to fork the children: they share its pages."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
-    return context
-
-
-def _allow_descriptors(wanted: int) -> None:
-    """Raise the soft limit of open files: a camera takes about six."""
-    if os.name != "posix":
-        return
-    import resource  # noqa: PLC0415 - there is no such module elsewhere
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

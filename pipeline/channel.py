@@ -153,12 +153,14 @@ class Channel(Generic[T]):
             self._not_empty.notify_all()
             self._not_full.notify_all()
 
-    def remove_lane(self, lane: Hashable) -> list[T]:
-        """Forget a lane (its camera is gone) and return what waited in it."""
+    def remove_lane(self, lane: Hashable) -> None:
+        """Forget a lane (its camera is gone); what waited in it is dropped as ``removed``."""
         with self._lock:
             rest = list(self._lanes.pop(lane, ()))
             self._not_full.notify_all()
-            return rest
+        if self._on_drop is not None:
+            for item in rest:
+                self._on_drop(item, "removed")
 
     def clear(self) -> list[T]:
         """Take everything at once, in no promised order; used when a run is cut short."""

@@ -27,6 +27,7 @@ __all__ = [
     "ConfigError",
     "ModelConfig",
     "OutputConfig",
+    "Polygon",
     "Problem",
     "RedisConfig",
     "RulesConfig",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Polygon = Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=3)]
+"""Corners (x, y) as fractions of the picture's width and height, from its top left."""
 PositiveInt = Annotated[int, Field(gt=0)]
 # A camera's name becomes a file name, a Redis key and a metric label.
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -82,6 +86,14 @@ class CaptureConfig(Strict):
     queue_frames: PositiveInt = 2
     overflow: Overflow | None = None
     """``wait``, ``drop_oldest`` or ``drop_newest``; unset, files wait and live drops oldest."""
+    key_frames_only: bool = False
+    """Decode and look at key frames alone (needs PyAV): for a caption every key frame."""
+    hardware_decoding: bool = False
+    """Let OpenCV decode on the graphics processor where it can."""
+    blind_after_s: PositiveFloat | None = 10.0
+    """Pictures black, covered or defocused for so long: the camera is blind. None: not judged."""
+    frozen_after_s: PositiveFloat = 30.0
+    """Pictures that do not change at all for so long: the camera is blind."""
     restart_budget: PositiveInt = 5
     restart_window_s: PositiveFloat = 60.0
     skip_unchanged_below: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -98,6 +110,8 @@ class CameraConfig(Strict):
     capture: CaptureConfig | None = None
     start_time: str | None = None
     """When a recording began (RFC 3339); for files only."""
+    masks: tuple[Polygon, ...] = ()
+    """Polygons that are blacked out before anything else sees the picture."""
 
     @field_validator("source")
     @classmethod

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipeline.config import CaptureConfig
+from pipeline.config import CaptureConfig, Polygon
 from pipeline.messages import FrameRef
+from pipeline.sight import Sight
 from pipeline.slots import SlotLayout
 from pipeline.sources import Source
 
@@ -63,7 +64,8 @@ class GrabJob:
     """What one grabber child is to do.
 
     ``first_sequence`` frames were settled by its forerunners: a file goes on after them, a live
-    camera only counts on. ``start_time``, when set, is when the recording began.
+    camera only counts on. ``start_time``, when set, is when the recording began. What ``masks``
+    cover leaves the child black.
     """
 
     camera: str
@@ -71,6 +73,7 @@ class GrabJob:
     config: CaptureConfig
     layout: SlotLayout
     first_sequence: int = 0
+    masks: tuple[Polygon, ...] = ()
     start_time: datetime | None = None
     waits: bool = False
 
@@ -110,12 +113,13 @@ class Progress:
     """Child to main, at least every half second while frames come.
 
     ``newest_ns`` is the monotonic time of the last *new* frame. ``timestamp_faults`` counts media
-    times that stood still or jumped.
+    times that stood still or jumped. ``sight`` is what the pictures say, None while too few came.
     """
 
     account: CaptureAccount
     newest_ns: int
     timestamp_faults: int = 0
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True, slots=True)

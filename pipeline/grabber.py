@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from multiprocessing.connection import Connection
 
@@ -32,11 +33,20 @@ from pipeline.grab_messages import (
 )
 from pipeline.messages import FrameRef, FrameStamp
 from pipeline.open_errors import OpenError
-from pipeline.pictures import change_between, preview_size, shrink_to, thumbnail
-from pipeline.readers import FrameReader, open_reader, quiet_libraries
+from pipeline.pictures import (
+    black_out,
+    change_between,
+    measure,
+    preview_size,
+    shrink_to,
+    thumbnail,
+    unmasked,
+)
+from pipeline.readers import FrameReader, Grab, open_reader, quiet_libraries
 from pipeline.redaction import redact
+from pipeline.sight import SightJudge
 from pipeline.slots import FrameSlots
-from pipeline.sources import recorded_at
+from pipeline.sources import SourceKind, recorded_at
 
 __all__ = ["Grabber", "run"]
 
@@ -81,6 +91,9 @@ class Grabber:
         self._last_position_s: float | None = None
         self._started_ns: int | None = None
         self._thumbnail: NDArray[np.uint8] | None = None
+        self._grey: NDArray[np.uint8] | None = None
+        self._keep = unmasked(job.layout.square_pixels, job.masks)
+        self._judge = _sight_judge(job)
         self._told_at_s = time.monotonic()
 
     def grab_all(self) -> None:
@@ -91,8 +104,11 @@ class Grabber:
             self._recorded_at = recorded_at(self._job.source, reader.info.duration_s)
         self._connection.send(Opened(reader.info))
         while not self._inbox.stopping:
-            if reader.grab():
+            grabbed = reader.grab()
+            if grabbed is Grab.FRAME:
                 self._handle(reader)
+            elif grabbed is Grab.SKIPPED:
+                self._newest_ns = time.monotonic_ns()
             elif not self._go_on_after_failed_grab(reader):
                 break
             self._heartbeat()
@@ -116,6 +132,9 @@ class Grabber:
         if image is None:
             self._tally.settle("failed", "corrupt")
             return
+        if self._job.masks:
+            image = np.ascontiguousarray(image)
+            black_out(image, self._job.masks)  # before anything else sees the picture
         self._hand_over(stamp, image)
 
     def _hand_over(self, stamp: FrameStamp, image: NDArray[np.uint8]) -> None:
@@ -126,16 +145,19 @@ class Grabber:
             self._tally.settle("dropped", "aborted" if self._inbox.stopping else "queue_full")
             return
         ref = self._fill(slot, stamp, image)
+        grey = np.asarray(cv2.cvtColor(self._slots.square(slot), cv2.COLOR_RGB2GRAY), np.uint8)
+        ref = replace(ref, difference=self._change(grey))
         if self._is_repeated(ref):
             self._inbox.give_back(slot)
             self._tally.settle("dropped", "stale")
             return
         self._newest_ns = max(self._newest_ns, stamp.captured_monotonic_ns)
+        self._judge_sight(stamp, grey)
         if self._is_unchanged(ref):
             self._inbox.give_back(slot)
             self._tally.settle("skipped")
             return
-        self._thumbnail = thumbnail(self._slots.square(slot))
+        self._thumbnail = thumbnail(grey)
         self._tally.settle("delivered")
         self._told_at_s = time.monotonic()
         self._connection.send(Delivered(ref, self._progress()))
@@ -148,10 +170,20 @@ class Grabber:
         cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=square)
         preview = shrink_to(image, width, height)
         cv2.cvtColor(preview, cv2.COLOR_BGR2RGB, dst=self._slots.preview(slot, width, height))
-        change = None
-        if self._thumbnail is not None:
-            change = change_between(self._thumbnail, thumbnail(square))
-        return FrameRef(stamp, slot, width, height, change)
+        return FrameRef(stamp, slot, width, height, segment=layout.segment)
+
+    def _change(self, grey: NDArray[np.uint8]) -> float | None:
+        """How much differs from the frame delivered before, 0..1."""
+        if self._thumbnail is None:
+            return None
+        return change_between(self._thumbnail, thumbnail(grey))
+
+    def _judge_sight(self, stamp: FrameStamp, grey: NDArray[np.uint8]) -> None:
+        if self._judge is None or (self._keep is not None and not self._keep.any()):
+            return
+        picture = measure(grey, self._grey, self._keep)
+        self._grey = grey
+        self._judge.look(picture, stamp.time_s, stamp.captured_at)
 
     def _stamp(self, reader: FrameReader) -> FrameStamp:
         now_ns = time.monotonic_ns()
@@ -198,13 +230,22 @@ class Grabber:
         return True
 
     def _progress(self) -> Progress:
-        return Progress(self._tally.account(), self._newest_ns, self._clock.faults)
+        sight = None if self._judge is None else self._judge.verdict
+        return Progress(self._tally.account(), self._newest_ns, self._clock.faults, sight)
 
     def _heartbeat(self) -> None:
         now_s = time.monotonic()
         if now_s - self._told_at_s >= _HEARTBEAT_S:
             self._told_at_s = now_s
             self._connection.send(self._progress())
+
+
+def _sight_judge(job: GrabJob) -> SightJudge | None:
+    """One picture of a folder says nothing of the next: only video is judged."""
+    config = job.config
+    if config.blind_after_s is None or job.source.kind is SourceKind.FOLDER:
+        return None
+    return SightJudge(config.blind_after_s, config.frozen_after_s)
 
 
 class _Tally:

@@ -70,6 +70,7 @@ class FrameRef:
     ``preview_width`` and ``preview_height`` (pixels) tell the size of the picture kept beside
     the encoder's square for snapshots. ``difference`` is the mean absolute grey difference from
     the frame looked at before, 0..1, measured once in the grabber (None for the first frame).
+    ``segment`` names the shared memory: a camera that was changed while running has a new one.
     """
 
     stamp: FrameStamp
@@ -77,6 +78,7 @@ class FrameRef:
     preview_width: int
     preview_height: int
     difference: float | None = None
+    segment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

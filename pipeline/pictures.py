@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["change_between", "preview_size", "shrink_to", "thumbnail"]
+from pipeline.sight import PictureMeasures
+
+__all__ = [
+    "Polygons",
+    "black_out",
+    "change_between",
+    "measure",
+    "preview_size",
+    "shrink_to",
+    "thumbnail",
+    "unmasked",
+]
+
+Polygons = Sequence[Sequence[tuple[float, float]]]
+"""Polygons; corners are fractions of the picture's width and height, 0..1."""
+
 
 _THUMBNAIL_PIXELS = 56
+_BLUR_PIXELS = 9
 
 
 def preview_size(width: int, height: int, longest: int) -> tuple[int, int]:
@@ -32,9 +50,8 @@ def shrink_to(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.u
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def thumbnail(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a small grey picture of the encoder's square, to compare with the next."""
-    grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY)
+def thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a smaller picture of the encoder's square, (S, S) grey, to compare with the next."""
     size = (_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS)
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -42,3 +59,50 @@ def thumbnail(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def change_between(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
     """Mean absolute grey difference of two thumbnails, 0..1."""
     return float(cv2.absdiff(before, after).mean()) / 255.0
+
+
+def black_out(image: NDArray[np.uint8], polygons: Polygons) -> None:
+    """Paint polygons of (H, W, 3) or (H, W) uint8 black, in place, edges included."""
+    scale = np.array([image.shape[1] - 1, image.shape[0] - 1])
+    corners = [np.rint(np.asarray(polygon) * scale).astype(np.int32) for polygon in polygons]
+    for polygon in corners:  # one by one: where two overlap in one call, the overlap stays clear
+        cv2.fillPoly(image, [polygon], 0)
+
+
+def unmasked(pixels: int, polygons: Polygons) -> NDArray[np.bool_] | None:
+    """Which pixels of a square no mask reaches, (S, S), or None without masks."""
+    if not polygons:
+        return None
+    keep = np.full((pixels, pixels), 255, np.uint8)
+    black_out(keep, polygons)
+    near = np.ones((2 * _BLUR_PIXELS + 1,) * 2, np.uint8)  # a mask's edge is no detail of the scene
+    return np.asarray(cv2.erode(keep, near) > 0)
+
+
+def measure(
+    grey: NDArray[np.uint8],
+    before: NDArray[np.uint8] | None = None,
+    keep: NDArray[np.bool_] | None = None,
+) -> PictureMeasures:
+    """Put (S, S) uint8 grey into numbers, against the picture before it.
+
+    ``keep`` (S, S) leaves out masked pixels; at least some must be kept.
+    """
+    kept = np.ones_like(grey, bool) if keep is None else keep
+    levels = grey[kept]
+    spread = float(levels.std())
+    picture = grey.astype(np.float32)
+    detail = float(cv2.Laplacian(picture, cv2.CV_32F)[kept].std()) / max(spread, 1e-3)
+    blur = max(_blur_along(picture, kept, 0), _blur_along(picture, kept, 1))
+    change = None if before is None else float(cv2.absdiff(grey, before)[kept].mean())
+    return PictureMeasures(float(np.percentile(levels, 98)), spread, blur, detail, change)
+
+
+def _blur_along(picture: NDArray[np.float32], kept: NDArray[np.bool_], axis: int) -> float:
+    """Crete's measure along one axis: the share of the steps that outlives a further blur."""
+    kernel = (1, _BLUR_PIXELS) if axis == 0 else (_BLUR_PIXELS, 1)
+    inside = kept[1:] if axis == 0 else kept[:, 1:]
+    steps = np.abs(np.diff(picture, axis=axis))[inside]
+    blurred = np.abs(np.diff(cv2.blur(picture, kernel), axis=axis))[inside]
+    total = float(steps.sum())
+    return 1.0 - float(np.maximum(0.0, steps - blurred).sum()) / total if total > 0 else 1.0

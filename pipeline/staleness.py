@@ -1,0 +1,34 @@
+"""How long a camera may bring nothing new: liveness is judged by new frames, never by is_alive."""
+
+from __future__ import annotations
+
+from pipeline.camera_feed import CameraFeed, FeedState
+from pipeline.channel import Overflow
+
+__all__ = ["is_stale", "patience_s", "waits_for_us"]
+
+_OPEN_GRACE_S = 4.0  # beyond the open time-out: start of the child, and asking why it failed
+_FILE_PATIENCE_S = 30.0
+_STALE_MARGIN_S = 0.2  # so that the report itself is out by stale_after_s
+
+
+def patience_s(feed: CameraFeed) -> float:
+    """Seconds a child may bring nothing new before it is replaced."""
+    capture = feed.spec.capture
+    if not feed.spec.source.live:
+        return max(_FILE_PATIENCE_S, capture.stale_after_s)
+    if feed.state is FeedState.OPENING or not feed.came_frame:
+        return max(capture.open_timeout_s, capture.read_timeout_s) + _OPEN_GRACE_S
+    return capture.stale_after_s - _STALE_MARGIN_S
+
+
+def is_stale(feed: CameraFeed, now_s: float) -> bool:
+    """Whether a live camera that has worked brings nothing new any more."""
+    limit_s = feed.spec.capture.stale_after_s - _STALE_MARGIN_S
+    worked = feed.spec.source.live and feed.last_frame_at is not None
+    return worked and now_s - feed.newest_s >= limit_s
+
+
+def waits_for_us(feed: CameraFeed) -> bool:
+    """Whether a child stands still because the pipeline holds all its slots, as told to."""
+    return feed.spec.overflow is Overflow.WAIT and feed.waits_for_slot()
