@@ -126,6 +126,54 @@ def test_batch_equals_single_images(config: SearchConfig, seed: int) -> None:
     assert batch == [tokens_of(one)[0] for one in alone]
 
 
+class BoundStep:
+    """A step that remembers something of each image, as a decoder remembers its features."""
+
+    def __init__(self, model: ToyModel) -> None:
+        self.model = model
+        self.bound = model.start.clone()
+        self.sizes: list[int] = []
+
+    def __call__(self, tokens: torch.Tensor, state: Chain) -> tuple[torch.Tensor, Chain]:
+        beams = len(tokens) // len(self.bound)
+        scores, state = self.model(tokens, state)
+        self.sizes.append(len(self.bound))
+        push = (self.bound @ self.model.out).repeat_interleave(beams, 0)
+        return (scores + push).float(), state
+
+
+class LeavableStep(BoundStep):
+    def keep(self, images: torch.Tensor) -> None:
+        self.bound = self.bound[images]
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=configs, seed=st.integers(0, 10_000), end_bias=st.sampled_from([-1.0, 1.0, 3.0]))
+def test_leaving_the_batch_changes_nothing(
+    config: SearchConfig, seed: int, end_bias: float
+) -> None:
+    model = ToyModel(seed, words=11, images=7, end_bias=end_bias)
+    staying, leaving = BoundStep(model), LeavableStep(model)
+    expected = search(staying, model.state(), config, (), lambda state: state.hidden)
+    found = search(leaving, model.state(), config, (), lambda state: state.hidden)
+    assert tokens_of(found) == tokens_of(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.word_log_probs == pytest.approx(b.word_log_probs, abs=1e-4)
+            assert (a.trace is None) == (b.trace is None)
+            if a.trace is not None and b.trace is not None:
+                assert torch.allclose(a.trace, b.trace)
+
+
+def test_finished_images_leave_the_batch() -> None:
+    model = ToyModel(2, words=11, images=12, end_bias=1.0)
+    step = LeavableStep(model)
+    search(step, model.state(), SearchConfig(BEGIN, END, 3, max_length=30, check_every=2))
+    assert step.sizes[0] == 12
+    assert step.sizes[-1] == 9  # three end at once, the others cannot be sure before max_length
+    assert step.sizes == sorted(step.sizes, reverse=True)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.7, 1.5])
 @pytest.mark.parametrize("seed", range(4))
 def test_wide_beam_equals_enumeration(alpha: float, seed: int) -> None:
