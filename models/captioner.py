@@ -123,7 +123,7 @@ class Captioner(nn.Module):
             ValueError: An array of another shape or type.
 
         """
-        return self.decode(self._windows(clips), beam_size=beam_size, max_words=max_words)
+        return self.decode(self.windows(clips), beam_size=beam_size, max_words=max_words)
 
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -156,7 +156,7 @@ class Captioner(nn.Module):
 
         The prior is taken with the picture hidden: a memory of zero features.
         """
-        return self.score_windows(self._windows(clips), sentences)
+        return self.score_windows(self.windows(clips), sentences)
 
     @torch.inference_mode()
     def score_windows(self, windows: Sequence[Window], sentences: Sequence[str]) -> Tensor:
@@ -200,7 +200,7 @@ class Captioner(nn.Module):
             ValueError: A word is not among :attr:`concept_words`; the text names the nearest.
 
         """
-        windows = self._windows(clips)
+        windows = self.windows(clips)
         found, evidence = self.detect_windows(windows, words)
         if not return_regions:
             return found
@@ -236,8 +236,8 @@ class Captioner(nn.Module):
         nearest = f"the nearest are {', '.join(near)}" if near else "it has no concept head"
         raise ValueError(f"the model {self.identity} cannot detect {word!r}: {nearest}")
 
-    def _windows(self, clips: Sequence[NDArray[np.uint8]]) -> list[Window]:
-        """Features of the newest frames of each clip, with made-up times a second apart."""
+    def windows(self, clips: Sequence[NDArray[np.uint8]]) -> list[Window]:
+        """Encode the newest frames of each clip, for :meth:`decode`; times are a second apart."""
         windows: list[Window] = []
         for clip in clips:
             frames = _frames_of(clip)[-self.decoder.config.window_frames :]

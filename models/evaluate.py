@@ -3,7 +3,8 @@
 ``flickr8k`` and ``surveillance`` lie below ``--data-root``, and ``flickr8k-test`` is short for
 ``flickr8k --split test``; a FILE is JSON lines of
 ``{"image": path, "captions": [...], "hazard": [...]}``, paths relative to the file. It needs
-the ``train`` extra (pycocoevalcap). Captions come from :meth:`Captioner.caption`, as in serving.
+the ``train`` extra (pycocoevalcap). Pictures are encoded, decoded and searched for hazards as in
+serving. ``--corruption NAME`` shows them as a bad camera would.
 ``--features`` starts from a training cache of the same encoder's frozen lower stages instead, which
 is faster; its maps are rounded to half precision, so a rare caption may differ.
 """
@@ -20,28 +21,38 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models.captioner import Captioner, Hypothesis, Window
+from models.captioner import Captioner, Hypothesis
 from models.checkpoint import CheckpointError
-from models.evaluation.captions import score_captions
-from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
+from models.evaluation.captions import score_captions, score_variety, word_calibration
+from models.evaluation.data import (
+    Corruption,
+    Windows,
+    cached_windows,
+    encoded_windows,
+    read_data,
+    read_frames,
+)
+from models.evaluation.evidence import EvidenceCase, score_evidence
+from models.evaluation.hazards import HAZARD_WORDS, HazardCase, names_hazard, score_hazards
 from models.registry import load_captioner
-from models.training.features import FeatureCache, open_cache
-from models.training.sources import Sample, read_flickr, read_pictures, read_surveillance
+from models.training.corruptions import CORRUPTIONS
+from models.training.features import open_cache
+from models.training.sources import Sample
 
-__all__ = ["caption_features", "caption_pictures", "evaluate", "main", "read_data"]
+__all__ = ["Observation", "evaluate", "main", "observe"]
 
-_BATCH_CLIPS = 16
 _BATCH_WINDOWS = 50
-_SPLITS = ("train", "val", "test")
-_DEFAULT_SPLITS = {"flickr8k": "test", "surveillance": "val"}
-Clip = NDArray[np.uint8]
-Captions = Iterator[tuple[str, Hypothesis]]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a model says of one picture or clip: a caption, and the probability of each hazard."""
+
+    key: str
+    hypothesis: Hypothesis
+    hazards: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -52,121 +63,68 @@ class Evaluation:
     report: dict[str, Any]
 
 
-def evaluate(samples: Sequence[Sample], hypotheses: Captions) -> Evaluation:
-    """Score every (key, caption) against the samples of these keys."""
+def observe(captioner: Captioner, windows: Windows, beam_size: int) -> Iterator[Observation]:
+    """Caption windows and look for hazards in them, a batch at a time."""
+    hazards = [hazard for hazard in HAZARD_WORDS if hazard in captioner.concept_words]
+    while batch := list(islice(windows, _BATCH_WINDOWS)):
+        inside = [window for _, window in batch]
+        hypotheses = captioner.decode(inside, beam_size=beam_size)
+        found = captioner.detect_windows(inside, hazards)[0] if hazards else [()] * len(batch)
+        for (key, _), hypothesis, row in zip(batch, hypotheses, found, strict=True):
+            probabilities = dict(zip(hazards, map(float, row), strict=True))
+            yield Observation(key, hypothesis, probabilities)
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    observations: Iterator[Observation],
+    training_captions: Sequence[str] = (),
+) -> Evaluation:
+    """Score what was observed of these samples."""
     by_key = {sample.key: sample for sample in samples}
-    captions: dict[str, str] = {}
-    log_probabilities: list[float] = []
-    for key, hypothesis in tqdm(hypotheses, total=len(by_key), unit=" captions", mininterval=5):
-        captions[key] = hypothesis.text
-        log_probabilities.append(hypothesis.log_probability)
-    if missing := sorted(by_key.keys() - captions.keys()):
+    progress = tqdm(observations, total=len(by_key), unit=" captions", mininterval=5)
+    seen = {observation.key: observation for observation in progress}
+    if missing := sorted(by_key.keys() - seen.keys()):
         raise ValueError(f"{len(missing)} pictures are not in the data, first {missing[0]}")
+    captions = {key: observation.hypothesis.text for key, observation in seen.items()}
     references = {key: by_key[key].captions for key in captions}
-    cases = [
-        HazardCase(captions[key], frozenset(s.hazards), s.scene, s.source)
-        for key, s in by_key.items()
-    ]
-    scores: dict[str, Any] = score_captions(captions, references)
-    scores |= {
+    hypotheses = {key: observation.hypothesis for key, observation in seen.items()}
+    report: dict[str, Any] = score_captions(captions, references)
+    report |= {
         "tokenizer": "models.vocabulary.tokenize (not the PTB tokenizer of COCO)",
         "pictures": len(captions),
-        "distinct_captions": len(set(captions.values())),
-        "mean_log_probability": sum(log_probabilities) / len(log_probabilities),
+        "variety": score_variety(captions, training_captions),
+        "word_calibration": word_calibration(hypotheses, references),
     }
-    return Evaluation(captions, {**scores, **_hazard_report(cases)})
+    return Evaluation(captions, {**report, **_hazard_report(by_key, seen)})
 
 
-def _hazard_report(cases: Sequence[HazardCase]) -> dict[str, Any]:
+def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> dict[str, Any]:
     """Per hazard where there are labels; else how often a hazard word is said at all."""
+    cases = [
+        HazardCase(seen[key].hypothesis.text, frozenset(s.hazards), s.scene, s.source)
+        for key, s in samples.items()
+    ]
     scores = score_hazards(cases)
-    if any(case.hazards for case in cases):
-        return {"hazards": {hazard: asdict(score) for hazard, score in scores.items()}}
-    said = [c for c in cases if any(names_hazard(c.caption, hazard) for hazard in scores)]
-    return {"hazard_word_rate": len(said) / len(cases)}
+    if not any(case.hazards for case in cases):
+        said = [c for c in cases if any(names_hazard(c.caption, hazard) for hazard in scores)]
+        return {"hazard_word_rate": len(said) / len(cases)}
+    hazards = {hazard: asdict(score) for hazard, score in scores.items()}
+    detected = next(iter(seen.values())).hazards
+    evidence = [
+        EvidenceCase(seen[key].hazards, frozenset(s.hazards), s.scene, s.source)
+        for key, s in samples.items()
+    ]
+    for hazard, score in score_evidence(evidence, list(detected)).items():
+        hazards[hazard]["evidence"] = asdict(score)
+    return {"hazards": hazards, "false_on_normal": _false_on_normal(cases)}
 
 
-def caption_pictures(
-    captioner: Captioner, clips: Iterator[tuple[str, Clip]], beam_size: int
-) -> Captions:
-    """Caption clips as in serving, a batch at a time."""
-    while batch := list(islice(clips, _BATCH_CLIPS)):
-        found = captioner.caption([frames for _, frames in batch], beam_size=beam_size)
-        yield from zip((key for key, _ in batch), found, strict=True)
-
-
-def caption_features(
-    captioner: Captioner, cache: FeatureCache, keys: Sequence[str], beam_size: int
-) -> Captions:
-    """Caption from cached maps, unmirrored view, a batch at a time.
-
-    Raises:
-        ValueError: A key is not cached.
-
-    """
-    if missing := [key for key in keys if key not in cache.index]:
-        raise ValueError(f"{len(missing)} pictures are not cached, first {missing[0]}")
-    for start in range(0, len(keys), _BATCH_WINDOWS):
-        batch = keys[start : start + _BATCH_WINDOWS]
-        windows = [_cached_window(captioner, cache, key) for key in batch]
-        yield from zip(batch, captioner.decode(windows, beam_size=beam_size), strict=True)
-
-
-@torch.inference_mode()
-def _cached_window(captioner: Captioner, cache: FeatureCache, key: str) -> Window:
-    maps = torch.from_numpy(np.array(cache.frames(key, 0))).float().to(captioner.device)
-    features = captioner.encoder.upper(maps, cache.stages)
-    return features, [float(i) for i in range(len(features))]
-
-
-def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sample]:
-    """Read the samples of a named set's split, or of a file of JSON lines.
-
-    Raises:
-        FileNotFoundError: The data are not there.
-        ValueError: No sample is left, or a line of the file cannot be used.
-
-    """
-    name, split = _named_split(name, split)
-    if name in _DEFAULT_SPLITS:
-        read = read_flickr if name == "flickr8k" else read_surveillance
-        split = split or _DEFAULT_SPLITS[name]
-        samples = [s for s in read(root) if s.split == split and s.clip == clips]
-    else:
-        samples = [s for s in _read_file(Path(name)) if split in (None, s.split)]
-    if not samples:
-        raise ValueError(f"{name}: no samples of split {split!r}")
-    return samples
-
-
-def _named_split(name: str, split: str | None) -> tuple[str, str | None]:
-    """``flickr8k-test`` is the split ``test`` of ``flickr8k``; other names stay as they are."""
-    start, _, end = name.rpartition("-")
-    return (start, split or end) if start in _DEFAULT_SPLITS and end in _SPLITS else (name, split)
-
-
-def _read_file(file: Path) -> Iterator[Sample]:
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-            image = str(file.parent / line["image"])
-            captions, hazards = tuple(line["captions"]), tuple(line.get("hazard", ()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}:{number}: needs image and captions: {error!r}") from None
-        scene, split = str(line.get("scene", image)), str(line.get("split", "test"))
-        yield Sample(image, str(line.get("source", "file")), split, scene, captions, hazards)
-
-
-def _pictures(name: str, root: Path, samples: Sequence[Sample]) -> Iterator[tuple[str, Clip]]:
-    keys = {sample.key for sample in samples}
-    if _named_split(name, None)[0] in _DEFAULT_SPLITS:
-        yield from read_pictures(root, 5, keys)
-        return
-    for key in sorted(keys):
-        picture = cv2.imread(key, cv2.IMREAD_COLOR)
-        if picture is None:
-            raise ValueError(f"{key}: not a picture that can be read")
-        yield key, picture[None, :, :, ::-1].astype(np.uint8)
+def _false_on_normal(cases: Sequence[HazardCase]) -> float | None:
+    """Share of pictures without any hazard whose caption names one."""
+    normal = [case for case in cases if not case.hazards]
+    said = [c for c in normal if any(names_hazard(c.caption, hazard) for hazard in HAZARD_WORDS)]
+    return len(said) / len(normal) if normal else None
 
 
 def _arguments() -> argparse.Namespace:
@@ -179,8 +137,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clips", action="store_true", help="surveillance: clips, not pictures")
     parser.add_argument("--beam-size", type=int, default=5)
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
+    parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
+    parser.add_argument("--severity", type=int, default=3, choices=range(1, 6))
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--runtime", default="auto")
     default_root = os.environ.get("WATCHWORD_DATA", "../shared/data")
     parser.add_argument("--data-root", type=Path, default=Path(default_root))
     parser.add_argument("--captions", type=Path, help="write the captions here, one JSON a line")
@@ -188,39 +149,61 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _hypotheses(
+def _windows(
     arguments: argparse.Namespace, captioner: Captioner, samples: Sequence[Sample]
-) -> Captions:
-    if arguments.features is None:
-        pictures = _pictures(arguments.data, arguments.data_root, samples)
-        return caption_pictures(captioner, pictures, arguments.beam_size)
-    keys = [sample.key for sample in samples]
-    return caption_features(captioner, open_cache(arguments.features), keys, arguments.beam_size)
+) -> Windows:
+    if arguments.features is not None:
+        if arguments.corruption:
+            raise ValueError("--corruption needs pictures; leave --features out")
+        keys = [sample.key for sample in samples]
+        return cached_windows(captioner, open_cache(arguments.features), keys)
+    frames = read_frames(arguments.data, arguments.data_root, samples)
+    if arguments.corruption:
+        spoil = Corruption(arguments.corruption, arguments.severity)
+        frames = ((key, spoil(key, clip)) for key, clip in frames)
+    return encoded_windows(captioner, frames)
+
+
+def _training_captions(arguments: argparse.Namespace) -> list[str]:
+    """Captions of the training split of the same named set, to know what is new."""
+    name = arguments.data.partition("-")[0]
+    try:
+        samples = read_data(name, arguments.data_root, "train", arguments.clips)
+    except (FileNotFoundError, ValueError):
+        return []
+    return [caption for sample in samples for caption in sample.captions]
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    samples = read_data(arguments.data, arguments.data_root, arguments.split, arguments.clips)[
+        : arguments.limit
+    ]
+    captioner = load_captioner(arguments.model, arguments.device, arguments.runtime)
+    observations = observe(captioner, _windows(arguments, captioner, samples), arguments.beam_size)
+    result = evaluate(samples, observations, _training_captions(arguments))
+    if arguments.captions:
+        lines = [json.dumps({"key": k, "text": t}) for k, t in result.captions.items()]
+        arguments.captions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {
+        "data": arguments.data,
+        "split": samples[0].split,
+        "model": captioner.identity,
+        "runtime": captioner.runtime,
+        "beam_size": arguments.beam_size,
+        "features": "cache" if arguments.features else "encoded",
+        "corruption": arguments.corruption,
+        **result.report,
+    }
 
 
 def main() -> int:
     """Evaluate as the command line says; exit code 0, or 2 for what cannot be used."""
     arguments = _arguments()
     try:
-        samples = read_data(arguments.data, arguments.data_root, arguments.split, arguments.clips)[
-            : arguments.limit
-        ]
-        captioner = load_captioner(arguments.model, arguments.device)
-        result = evaluate(samples, _hypotheses(arguments, captioner, samples))
+        report = _run(arguments)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
-    if arguments.captions:
-        lines = [json.dumps({"key": k, "text": t}) for k, t in result.captions.items()]
-        arguments.captions.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    report = {
-        "data": arguments.data,
-        "split": samples[0].split,
-        "model": captioner.identity,
-        **result.report,
-    }
-    report["beam_size"] = arguments.beam_size
-    report["features"] = "cache" if arguments.features else "encoded"
     print(json.dumps(report) if arguments.json else json.dumps(report, indent=2))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
 
 
@@ -63,3 +64,46 @@ def test_a_perfect_caption_scores_one():
     assert scores["cider"] == pytest.approx(10, rel=1e-6)
     with pytest.raises(ValueError, match="same pictures"):
         captions.score_captions(given, {"a": ["x"]})
+
+
+def evidence(probability: float, *hazards: str, scene: str, source: str = "one") -> EvidenceCase:
+    return EvidenceCase({"fight": probability}, frozenset(hazards), scene, source)
+
+
+def test_the_auc_compares_within_a_source_only():
+    cases = [
+        evidence(0.9, "fight", scene="a"),
+        evidence(0.4, "fight", scene="b"),
+        evidence(0.5, scene="c"),
+        evidence(0.1, scene="d"),
+        # Another source where everything is low: across sources the AUC would be worse.
+        evidence(0.05, "fight", scene="e", source="two"),
+        evidence(0.01, scene="f", source="two"),
+        evidence(0.95, "fight_not_visible", scene="g"),
+    ]
+    found = score_evidence(cases, ["fight"])["fight"]
+    assert found.auc == pytest.approx(4 / 5)
+    assert found.auc_by_source == {"one": 0.75, "two": 1.0}
+    assert (found.visible, found.absent) == (3, 3)
+
+
+def test_ties_are_half_right_and_one_kind_alone_has_no_auc():
+    same = [evidence(0.3, "fight", scene="a"), evidence(0.3, scene="b")]
+    assert score_evidence(same, ["fight"])["fight"].auc == 0.5
+    assert score_evidence(same[:1], ["fight"])["fight"].auc is None
+
+
+def test_calibration_error_is_the_gap_between_claim_and_truth():
+    assert calibration_error([0.75] * 4, [True, True, True, False]) == pytest.approx(0)
+    assert calibration_error([0.95] * 4, [False] * 4) == pytest.approx(0.95)
+    assert calibration_error([0.05, 0.95], [True, True]) == pytest.approx(0.5)
+
+
+def test_variety_counts_what_is_new_and_what_differs():
+    captions = pytest.importorskip("models.evaluation.captions", reason="needs the train extra")
+    said = {"a": "a dog runs", "b": "A dog runs.", "c": "a man sits", "d": "a dog sits"}
+    variety = captions.score_variety(said, ["a man sits"])
+    assert variety["novel"] == 0.75
+    assert variety["distinct"] == 0.75
+    assert variety["words"] == 5
+    assert captions.score_variety(said, [])["novel"] is None

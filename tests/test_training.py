@@ -19,7 +19,8 @@ from models.captioner import Captioner
 from models.concepts import ConceptHead, concept_lemma
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder
-from models.evaluate import caption_features, caption_pictures
+from models.evaluate import observe
+from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
 from models.training import loop
 from models.training.concepts import ConceptLabels, concept_loss, concept_words
@@ -244,18 +245,21 @@ def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
     captioner = tiny_captioner()
     pictures = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
     keys = [f"flickr/{i}" for i in range(3)]
-    cached = dict(caption_features(captioner, cache_of(captioner, pictures), keys, 2))
-    clips = zip(keys, pictures[:, None], strict=True)
-    for key, expected in caption_pictures(captioner, clips, 2):
-        assert cached[key].text == expected.text
-        assert cached[key].log_probability == pytest.approx(expected.log_probability, abs=0.05)
+    cached = cached_windows(captioner, cache_of(captioner, pictures), keys)
+    encoded = encoded_windows(captioner, zip(keys, pictures[:, None], strict=True))
+    for one, two in zip(observe(captioner, cached, 2), observe(captioner, encoded, 2), strict=True):
+        assert one.key == two.key
+        assert one.hypothesis.text == two.hypothesis.text
+        assert one.hypothesis.log_probability == pytest.approx(
+            two.hypothesis.log_probability, abs=0.05
+        )
 
 
 def test_a_key_that_is_not_cached_is_refused():
     captioner = tiny_captioner()
     cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="not cached, first flickr/7"):
-        list(caption_features(captioner, cache, ["flickr/7"], 1))
+        list(cached_windows(captioner, cache, ["flickr/7"]))
 
 
 def test_no_model_code_imports_pickle():

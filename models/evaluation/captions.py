@@ -6,15 +6,18 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
+from models.captioner import Hypothesis
+from models.evaluation.evidence import calibration_error
 from models.vocabulary import tokenize
 
-__all__ = ["score_captions"]
+__all__ = ["score_captions", "score_variety", "word_calibration"]
 
 Texts = dict[str, list[str]]
 
@@ -41,6 +44,49 @@ def score_captions(
     scores["rouge_l"] = float(Rouge().compute_score(wanted, given)[0])
     scores["cider"] = float(Cider().compute_score(wanted, given)[0])
     return scores
+
+
+def score_variety(
+    captions: Mapping[str, str], training_captions: Sequence[str]
+) -> dict[str, float | int | None]:
+    """Novelty and diversity: how much of what is said is new, and how much of it differs.
+
+    ``novel`` is the share of captions that are no training caption (None where none are known),
+    ``distinct`` that of different captions, ``words`` the number of different words used, and
+    ``distinct_bigrams`` different bigrams over all bigrams.
+    """
+    texts = [_clean(text) for text in captions.values()]
+    known = {_clean(text) for text in training_captions}
+    words = [text.split() for text in texts]
+    bigrams = [pair for text in words for pair in pairwise(text)]
+    return {
+        "novel": sum(text not in known for text in texts) / len(texts) if known else None,
+        "distinct": len(set(texts)) / len(texts),
+        "words": len({word for text in words for word in text}),
+        "distinct_bigrams": len(set(bigrams)) / max(1, len(bigrams)),
+        "mean_words": sum(map(len, words)) / len(texts),
+    }
+
+
+def word_calibration(
+    hypotheses: Mapping[str, Hypothesis], references: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Whether a word's probability tells how often a reference uses that word.
+
+    ``ece`` is the expected calibration error over ten bins, ``mean_probability`` what the model
+    claims and ``used_by_a_reference`` what is true, over every word of every caption.
+    """
+    probabilities, outcomes = [], []
+    for key, hypothesis in hypotheses.items():
+        used = {word for text in references[key] for word in tokenize(text)}
+        for word in hypothesis.words:
+            probabilities.append(word.probability)
+            outcomes.append(word.text in used)
+    return {
+        "ece": calibration_error(probabilities, outcomes),
+        "mean_probability": sum(probabilities) / max(1, len(probabilities)),
+        "used_by_a_reference": sum(outcomes) / max(1, len(outcomes)),
+    }
 
 
 def _clean(text: str) -> str:

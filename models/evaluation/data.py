@@ -1,0 +1,119 @@
+"""The data an evaluation runs on: named sets and files, and windows of features of them."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.captioner import Captioner, Window
+from models.training.corruptions import corrupt
+from models.training.features import FeatureCache
+from models.training.sources import Sample, read_flickr, read_pictures, read_surveillance
+
+__all__ = ["Corruption", "cached_windows", "encoded_windows", "read_data", "read_frames"]
+
+_BATCH_CLIPS = 16
+_SPLITS = ("train", "val", "test")
+_DEFAULT_SPLITS = {"flickr8k": "test", "surveillance": "val"}
+Clip = NDArray[np.uint8]
+Windows = Iterator[tuple[str, Window]]
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A corruption of :mod:`models.training.corruptions` at a severity from 1 to 5."""
+
+    name: str
+    severity: int
+
+    def __call__(self, key: str, frames: Clip) -> Clip:
+        """Corrupt (T, H, W, 3) frames, each clip in a way of its own, all its frames alike."""
+        seed = zlib.crc32(key.encode())
+        seen = [
+            corrupt(self.name, frame, self.severity, np.random.default_rng(seed))
+            for frame in frames
+        ]
+        return np.stack(seen)
+
+
+def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sample]:
+    """Read the samples of a named set's split, or of a file of JSON lines.
+
+    Raises:
+        FileNotFoundError: The data are not there.
+        ValueError: No sample is left, or a line of the file cannot be used.
+
+    """
+    name, split = _named_split(name, split)
+    if name in _DEFAULT_SPLITS:
+        read = read_flickr if name == "flickr8k" else read_surveillance
+        split = split or _DEFAULT_SPLITS[name]
+        samples = [s for s in read(root) if s.split == split and s.clip == clips]
+    else:
+        samples = [s for s in _read_file(Path(name)) if split in (None, s.split)]
+    if not samples:
+        raise ValueError(f"{name}: no samples of split {split!r}")
+    return samples
+
+
+def read_frames(name: str, root: Path, samples: Sequence[Sample]) -> Iterator[tuple[str, Clip]]:
+    """Yield key and (T, H, W, 3) uint8 RGB frames of each sample that :func:`read_data` gave."""
+    keys = {sample.key for sample in samples}
+    if _named_split(name, None)[0] in _DEFAULT_SPLITS:
+        yield from read_pictures(root, 5, keys)
+        return
+    for key in sorted(keys):
+        picture = cv2.imread(key, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise ValueError(f"{key}: not a picture that can be read")
+        yield key, picture[None, :, :, ::-1].astype(np.uint8)
+
+
+def encoded_windows(captioner: Captioner, clips: Iterator[tuple[str, Clip]]) -> Windows:
+    """Encode clips as in serving, a batch at a time."""
+    while batch := list(islice(clips, _BATCH_CLIPS)):
+        windows = captioner.windows([frames for _, frames in batch])
+        yield from zip((key for key, _ in batch), windows, strict=True)
+
+
+@torch.inference_mode()
+def cached_windows(captioner: Captioner, cache: FeatureCache, keys: Sequence[str]) -> Windows:
+    """Finish encoding cached maps, the pictures as they are.
+
+    Raises:
+        ValueError: A key is not cached.
+
+    """
+    if missing := [key for key in keys if key not in cache.index]:
+        raise ValueError(f"{len(missing)} pictures are not cached, first {missing[0]}")
+    for key in keys:
+        maps = torch.from_numpy(np.array(cache.frames(key, 0))).float().to(captioner.device)
+        features = captioner.encoder.upper(maps, cache.stages)
+        yield key, (features, [float(i) for i in range(len(features))])
+
+
+def _named_split(name: str, split: str | None) -> tuple[str, str | None]:
+    """``flickr8k-test`` is the split ``test`` of ``flickr8k``; other names stay as they are."""
+    start, _, end = name.rpartition("-")
+    return (start, split or end) if start in _DEFAULT_SPLITS and end in _SPLITS else (name, split)
+
+
+def _read_file(file: Path) -> Iterator[Sample]:
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            image = str(file.parent / line["image"])
+            captions, hazards = tuple(line["captions"]), tuple(line.get("hazard", ()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}:{number}: needs image and captions: {error!r}") from None
+        scene, split = str(line.get("scene", image)), str(line.get("split", "test"))
+        yield Sample(image, str(line.get("source", "file")), split, scene, captions, hazards)
