@@ -1,7 +1,7 @@
 """``python -m models.evaluate --data NAME|FILE --model NAME --json``: how good a checkpoint is.
 
-``flickr8k`` and ``surveillance`` lie below ``--data-root``, and ``flickr8k-test`` is short for
-``flickr8k --split test``; a FILE is JSON lines of
+A NAME is a data set below ``--data-root`` (as training reads them), and ``flickr8k-test`` is short
+for ``flickr8k --split test``; a FILE is JSON lines of
 ``{"image": path, "captions": [...], "hazard": [...]}``, paths relative to the file. It needs
 the ``train`` extra (pycocoevalcap). Pictures are encoded, decoded and searched for hazards as in
 serving. ``--corruption NAME`` shows them as a bad camera would.
@@ -102,17 +102,17 @@ def evaluate(
 def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> dict[str, Any]:
     """Per hazard where there are labels; else how often a hazard word is said at all."""
     cases = [
-        HazardCase(seen[key].hypothesis.text, frozenset(s.hazards), s.scene, s.source)
+        HazardCase(seen[key].hypothesis.text, frozenset(s.hazards or ()), s.scene, s.source)
         for key, s in samples.items()
     ]
     scores = score_hazards(cases)
-    if not any(case.hazards for case in cases):
+    if all(sample.hazards is None for sample in samples.values()):
         said = [c for c in cases if any(names_hazard(c.caption, hazard) for hazard in scores)]
         return {"hazard_word_rate": len(said) / len(cases)}
     hazards = {hazard: asdict(score) for hazard, score in scores.items()}
     detected = next(iter(seen.values())).hazards
     evidence = [
-        EvidenceCase(seen[key].hazards, frozenset(s.hazards), s.scene, s.source)
+        EvidenceCase(seen[key].hazards, frozenset(s.hazards or ()), s.scene, s.source)
         for key, s in samples.items()
     ]
     for hazard, score in score_evidence(evidence, list(detected)).items():
@@ -130,11 +130,11 @@ def _false_on_normal(cases: Sequence[HazardCase]) -> float | None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models.evaluate")
     parser.add_argument(
-        "--data", required=True, help="flickr8k[-SPLIT], surveillance[-SPLIT], or JSONL"
+        "--data", required=True, help="a data set, as flickr8k or flickr8k-val, or JSONL"
     )
     parser.add_argument("--model", default="default", help="a shipped name or a folder")
-    parser.add_argument("--split", help="default: flickr8k test, surveillance val, a file's all")
-    parser.add_argument("--clips", action="store_true", help="surveillance: clips, not pictures")
+    parser.add_argument("--split", help="default: val (flickr8k: test), a file's all")
+    parser.add_argument("--clips", action="store_true", help="the clips, not the pictures")
     parser.add_argument("--beam-size", type=int, default=5)
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
     parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
@@ -166,7 +166,7 @@ def _windows(
 
 def _training_captions(arguments: argparse.Namespace) -> list[str]:
     """Captions of the training split of the same named set, to know what is new."""
-    name = arguments.data.partition("-")[0]
+    name = arguments.data.rpartition("-")[0] or arguments.data
     try:
         samples = read_data(name, arguments.data_root, "train", arguments.clips)
     except (FileNotFoundError, ValueError):

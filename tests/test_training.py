@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,16 +31,16 @@ from models.training.data import batches, caption_tensor
 from models.training.features import FeatureCache
 from models.training.loop import Trainer, TrainingConfig
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
-from models.training.sources import Sample
+from models.training.sources import DataError, Sample, read_pictures, read_samples
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
 CAPTIONS = {
-    "flickr/0": ("a dog runs", "the dog runs fast"),
-    "flickr/1": ("a man sits", "the man sits here"),
-    "cctv/2": ("two men fight", "the two men fight here"),
-    "clip/3": ("a fire burns", "the fire burns here"),
+    "flickr8k/images/0": ("a dog runs", "the dog runs fast"),
+    "flickr8k/images/1": ("a man sits", "the man sits here"),
+    "road/images/2": ("two men fight", "the two men fight here"),
+    "road/clips/3": ("a fire burns", "the fire burns here"),
 }
-FRAMES = {"clip/3": 3}
+FRAMES = {"road/clips/3": 3}
 STAGES = 3
 CONFIG = TrainingConfig(
     encoder="test_efficientnet",
@@ -50,7 +52,7 @@ CONFIG = TrainingConfig(
     epochs=3,
     learning_rate=5e-3,
     label_smoothing=0.1,
-    surveillance_repeats=2,
+    repeats={"road": 2},
     self_critical_epochs=1,
     self_critical_learning_rate=1e-4,
     frozen_stages=STAGES,
@@ -61,18 +63,17 @@ CONFIG = TrainingConfig(
 
 
 def made_samples() -> list[Sample]:
-    sources = {"flickr": "flickr", "cctv": "road", "clip": "road"}
     samples = [
-        Sample(key, sources[key.split("/")[0]], "train", key, texts, (), key.startswith("clip"))
+        Sample(key, key.split("/")[0], "train", key, texts, () if "road" in key else None)
         for key, texts in CAPTIONS.items()
     ]
-    return [*samples, replace(samples[0], key="flickr/9", split="val", scene="other")]
+    return [*samples, replace(samples[0], key="flickr8k/images/9", split="val", scene="other")]
 
 
 def made_cache() -> FeatureCache:
     random = np.random.default_rng(0)
     index, rows, first = {}, [], 0
-    for key in [*CAPTIONS, "flickr/9"]:
+    for key in [*CAPTIONS, "flickr8k/images/9"]:
         frames = FRAMES.get(key, 1)
         index[key] = (first, frames)
         pixels = random.integers(0, 256, (2 * frames, 64, 64, 3), np.uint8)
@@ -188,7 +189,12 @@ def test_the_reward_is_cider_d():
     corpus = {key: list(texts) for key, texts in CAPTIONS.items()}
     vocabulary = Vocabulary.build([c for texts in corpus.values() for c in texts], 1)
     reward = CiderReward([[tuple(vocabulary.encode(c)) for c in t] for t in corpus.values()])
-    said = {"flickr/0": "a dog runs", "flickr/1": "a man sits here", "cctv/2": "men", "clip/3": "a"}
+    said = {
+        "flickr8k/images/0": "a dog runs",
+        "flickr8k/images/1": "a man sits here",
+        "road/images/2": "men",
+        "road/clips/3": "a",
+    }
     ours = [
         reward(tuple(vocabulary.encode(text)), [tuple(vocabulary.encode(c)) for c in corpus[key]])
         for key, text in said.items()
@@ -237,14 +243,14 @@ def tiny_captioner() -> Captioner:
 def cache_of(captioner: Captioner, pictures: np.ndarray) -> FeatureCache:
     """A cache of pictures and their mirror images, in the order that ``build_cache`` writes."""
     views = np.stack([pictures, pictures[:, :, ::-1]], axis=1).reshape(-1, 64, 64, 3)
-    index = {f"flickr/{i}": (2 * i, 1) for i in range(len(pictures))}
+    index = {f"flickr8k/images/{i}": (2 * i, 1) for i in range(len(pictures))}
     return FeatureCache(maps(captioner.encoder, views), index, 2, STAGES)
 
 
 def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
     captioner = tiny_captioner()
     pictures = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    keys = [f"flickr/{i}" for i in range(3)]
+    keys = [f"flickr8k/images/{i}" for i in range(3)]
     cached = cached_windows(captioner, cache_of(captioner, pictures), keys)
     encoded = encoded_windows(captioner, zip(keys, pictures[:, None], strict=True))
     for one, two in zip(observe(captioner, cached, 2), observe(captioner, encoded, 2), strict=True):
@@ -258,8 +264,8 @@ def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
 def test_a_key_that_is_not_cached_is_refused():
     captioner = tiny_captioner()
     cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match="not cached, first flickr/7"):
-        list(cached_windows(captioner, cache, ["flickr/7"]))
+    with pytest.raises(ValueError, match="not cached, first flickr8k/images/7"):
+        list(cached_windows(captioner, cache, ["flickr8k/images/7"]))
 
 
 def test_no_model_code_imports_pickle():
@@ -362,18 +368,17 @@ def test_labels_know_what_is_visible_and_what_nobody_can_tell():
     words = concept_words(captions, 1)
     labels = ConceptLabels(words, 5.0)
 
-    def label(source: str, hazards: tuple[str, ...], word: str) -> tuple[float, float]:
-        sample = Sample(f"{source}/{hazards}", source, "train", "s", captions, hazards)
+    def label(hazards: tuple[str, ...] | None, word: str) -> tuple[float, float]:
+        sample = Sample(f"a/images/{hazards}", "road", "train", "s", captions, hazards)
         target, weight = labels([sample])
         return float(target[0, words.index(word)]), float(weight[0, words.index(word)])
 
-    assert label("road", ("fight",), "fight") == (1.0, 5.0)
-    assert label("road", (), "fight") == (0.0, 5.0)
-    assert label("road", ("fight_not_visible",), "fight")[1] == 0.0
-    assert label("flickr", (), "fight")[1] == 0.0
-    assert label("flickr", (), "fire") == (0.0, 5.0)  # a fire truck is no fire
-    assert label("flickr", (), "truck") == (1.0, 1.0)
-    assert label("road", (), "near" if "near" in words else "man") == (1.0, 1.0)
+    assert label(("fight",), "fight") == (1.0, 5.0)
+    assert label((), "fight") == (0.0, 5.0)
+    assert label(("fight_not_visible",), "fight")[1] == 0.0
+    assert label(None, "fight")[1] == 0.0
+    assert label(None, "fire") == (0.0, 5.0)  # a fire truck is no fire
+    assert label(None, "truck") == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))
@@ -395,3 +400,70 @@ def test_augmentation_is_fixed_by_its_generator():
     for seed in range(20):
         one, two = (augmented(image, np.random.default_rng(seed)) for _ in range(2))
         assert np.array_equal(one, two)
+
+
+def own_footage(root: Path, *lines: dict) -> Path:
+    """A data set as a user would make it: pictures and clips in folders beside their captions."""
+    folder = root / "mine"
+    for kind in ("images", "clips"):
+        (folder / kind).mkdir(parents=True)
+    picture = np.full((40, 60, 3), (200, 30, 60), np.uint8)
+    cv2.imwrite(str(folder / "images" / "a.png"), picture)
+    clip = cv2.VideoWriter(
+        str(folder / "clips" / "b.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48)
+    )
+    for level in range(0, 250, 25):
+        clip.write(np.full((48, 64, 3), level, np.uint8))
+    clip.release()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "captions.jsonl").write_text(text)
+    return root
+
+
+def test_footage_of_ones_own_is_read_from_folders(tmp_path: Path):
+    lines = (
+        {"image": "a.png", "captions": ["a red wall"]},
+        {"clip": "b.mp4", "captions": ["it gets light"], "hazard": ["fire"], "split": "val"},
+    )
+    root = own_footage(tmp_path, *lines)
+    first, second = read_samples(root)
+    assert (first.key, first.data_set, first.clip) == ("mine/images/a.png", "mine", False)
+    assert (first.split, first.hazards) == ("train", None)
+    assert (second.key, second.clip, second.hazards) == ("mine/clips/b.mp4", True, ("fire",))
+    pictures = dict(read_pictures(root, 4))
+    assert pictures.keys() == {first.key, second.key}
+    assert pictures[first.key].shape == (1, 40, 60, 3)
+    assert tuple(pictures[first.key][0, 0, 0]) == (60, 30, 200)  # RGB, and not OpenCV's BGR
+    brightness = pictures[second.key].mean((1, 2, 3))
+    assert len(brightness) == 4
+    assert (np.diff(brightness) > 20).all()  # spread over the whole clip, oldest first
+    assert list(dict(read_pictures(root, 4, {first.key}))) == [first.key]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"captions": ["x"]}, "captions.jsonl:1: 'image or clip' is missing"),
+        ({"image": "a.png"}, "captions.jsonl:1: 'captions' is missing"),
+        ({"image": "a.png", "captions": "a wall"}, "must be a list"),
+        ({"image": "a.png", "captions": ["x"], "split": "trian"}, "split 'trian' is none of"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: dict, message: str):
+    with pytest.raises(DataError, match=message):
+        read_samples(own_footage(tmp_path, line))
+
+
+def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
+    root = own_footage(
+        tmp_path,
+        {"image": "a.png", "captions": ["x"], "scene": "hall"},
+        {"clip": "b.mp4", "captions": ["x"], "scene": "hall", "split": "val"},
+    )
+    with pytest.raises(DataError, match="scene 'hall' is in train"):
+        read_samples(root)
+
+
+def test_an_empty_root_says_what_it_looked_for(tmp_path: Path):
+    with pytest.raises(DataError, match="no folder there holds"):
+        read_samples(tmp_path)

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from models.captioner import Captioner, Window
 from models.training.corruptions import corrupt
 from models.training.features import FeatureCache
-from models.training.sources import Sample, read_flickr, read_pictures, read_surveillance
+from models.training.sources import DataError, Sample, read_pictures, read_samples
 
 __all__ = ["Corruption", "cached_windows", "encoded_windows", "read_data", "read_frames"]
 
 _BATCH_CLIPS = 16
 _SPLITS = ("train", "val", "test")
-_DEFAULT_SPLITS = {"flickr8k": "test", "surveillance": "val"}
 Clip = NDArray[np.uint8]
 Windows = Iterator[tuple[str, Window]]
 
@@ -50,25 +49,28 @@ def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sam
 
     Raises:
         FileNotFoundError: The data are not there.
-        ValueError: No sample is left, or a line of the file cannot be used.
+        DataError: No sample is left, or a line of the file cannot be used.
 
     """
-    name, split = _named_split(name, split)
-    if name in _DEFAULT_SPLITS:
-        read = read_flickr if name == "flickr8k" else read_surveillance
-        split = split or _DEFAULT_SPLITS[name]
-        samples = [s for s in read(root) if s.split == split and s.clip == clips]
-    else:
+    if Path(name).suffix == ".jsonl":
         samples = [s for s in _read_file(Path(name)) if split in (None, s.split)]
+    else:
+        data_set, named = _named_split(name)
+        split = split or named or ("test" if data_set == "flickr8k" else "val")
+        samples = [
+            s
+            for s in read_samples(root)
+            if s.data_set == data_set and s.split == split and s.clip == clips
+        ]
     if not samples:
-        raise ValueError(f"{name}: no samples of split {split!r}")
+        raise DataError(f"{name}: no samples of split {split!r} below {root}")
     return samples
 
 
 def read_frames(name: str, root: Path, samples: Sequence[Sample]) -> Iterator[tuple[str, Clip]]:
     """Yield key and (T, H, W, 3) uint8 RGB frames of each sample that :func:`read_data` gave."""
     keys = {sample.key for sample in samples}
-    if _named_split(name, None)[0] in _DEFAULT_SPLITS:
+    if Path(name).suffix != ".jsonl":
         yield from read_pictures(root, 5, keys)
         return
     for key in sorted(keys):
@@ -101,10 +103,10 @@ def cached_windows(captioner: Captioner, cache: FeatureCache, keys: Sequence[str
         yield key, (features, [float(i) for i in range(len(features))])
 
 
-def _named_split(name: str, split: str | None) -> tuple[str, str | None]:
+def _named_split(name: str) -> tuple[str, str | None]:
     """``flickr8k-test`` is the split ``test`` of ``flickr8k``; other names stay as they are."""
     start, _, end = name.rpartition("-")
-    return (start, split or end) if start in _DEFAULT_SPLITS and end in _SPLITS else (name, split)
+    return (start, end) if start and end in _SPLITS else (name, None)
 
 
 def _read_file(file: Path) -> Iterator[Sample]:
@@ -112,8 +114,9 @@ def _read_file(file: Path) -> Iterator[Sample]:
         try:
             line = json.loads(text)
             image = str(file.parent / line["image"])
-            captions, hazards = tuple(line["captions"]), tuple(line.get("hazard", ()))
+            captions = tuple(line["captions"])
+            hazards = tuple(line["hazard"]) if "hazard" in line else None
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file}:{number}: needs image and captions: {error!r}") from None
+            raise DataError(f"{file}:{number}: needs image and captions: {error!r}") from None
         scene, split = str(line.get("scene", image)), str(line.get("split", "test"))
         yield Sample(image, str(line.get("source", "file")), split, scene, captions, hazards)

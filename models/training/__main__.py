@@ -11,7 +11,7 @@ import yaml
 
 from models.training.features import FeatureCache, build_cache, open_cache
 from models.training.loop import Trainer, TrainingConfig
-from models.training.sources import read_flickr, read_surveillance
+from models.training.sources import read_samples
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
     cache = _cache(config, arguments.data, arguments.cache / config.cache.name)
-    samples = [*read_flickr(arguments.data), *read_surveillance(arguments.data)]
+    samples = read_samples(arguments.data)
     Trainer(config, samples, cache, arguments.output).run()
 
 

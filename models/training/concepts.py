@@ -74,7 +74,7 @@ class ConceptLabels:
 def _visible(sample: Sample, hazard: str) -> bool | None:
     """Whether a hazard is in the picture; None where neither label nor words tell."""
     named = any(names_hazard(caption, hazard) for caption in sample.captions)
-    if sample.source != "flickr":
+    if sample.hazards is not None:
         unknown = f"{hazard}_not_visible" in sample.hazards
         return None if unknown else hazard in sample.hazards
     if hazard in ("person_down", "fight", "crash"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class TrainingConfig:
     epochs: int
     learning_rate: float
     label_smoothing: float
-    surveillance_repeats: int
     self_critical_epochs: int
     self_critical_learning_rate: float
     frozen_stages: int = 6
@@ -57,6 +57,9 @@ class TrainingConfig:
     concept_loss_weight: float = 0.1
     hazard_weight: float = 5.0
     average_decay: float = 0.998
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """How often an epoch shows a data set, by its name; once where it is not named."""
+    validate_on: str = "flickr8k"
 
     @property
     def cache(self) -> CacheSettings:
@@ -108,7 +111,7 @@ class Trainer:
         self.cache = cache
         self.folder = folder
         self.train = [_neutral(sample) for sample in samples if sample.split == "train"]
-        validation = [s for s in samples if s.split == "val" and s.source == "flickr"]
+        validation = [s for s in samples if s.split == "val" and s.data_set == config.validate_on]
         self.validation = validation[:_VALIDATION_PICTURES]
         captions = [c for s in self.train if not s.clip for c in s.captions]
         self.vocabulary = _vocabulary(self.train, config.min_word_count)
@@ -211,9 +214,7 @@ class Trainer:
         seed = config.seed * 1000 + self.epoch
         torch.manual_seed(seed)
         repeated = [
-            sample
-            for sample in self.train
-            for _ in range(1 if sample.source == "flickr" else config.surveillance_repeats)
+            sample for sample in self.train for _ in range(config.repeats.get(sample.data_set, 1))
         ]
         order = random.Random(seed)
         reward = self._reward() if self_critical else None
@@ -321,7 +322,7 @@ def _has_fast_bfloat16() -> bool:
 
 
 def _vocabulary(samples: list[Sample], min_count: int) -> Vocabulary:
-    """Flickr's words by count; a surveillance word is kept when it occurs twice."""
-    surveillance = [c for s in samples if s.source != "flickr" and not s.clip for c in s.captions]
-    rare = Vocabulary.build(surveillance, 2)
+    """Words by count; a word of a set with labelled hazards is kept when it occurs twice."""
+    labelled = [c for s in samples if s.hazards is not None and not s.clip for c in s.captions]
+    rare = Vocabulary.build(labelled, 2)
     return Vocabulary.build([c for s in samples for c in s.captions], min_count, rare.words[4:])

@@ -1,8 +1,15 @@
-"""Reads the data sets: pictures and clips in tar files, captions one JSON object a line."""
+"""Reads data sets: folders of pictures and clips with their captions, one JSON object a line.
+
+A data set is a folder with ``captions.jsonl`` and its pictures in ``images.tar`` or ``images/``,
+its clips in ``clips.tar`` or ``clips/``. A line holds ``captions`` (a list), and ``image`` or
+``clip`` or both (the clip whose captioned frame the image is); further ``split`` (train, val or
+test; train where it is left out), ``scene`` (near-duplicates share it and must share their split),
+``source`` (which camera or collection) and ``hazard`` (what is visible: fight, fire, smoke, crash,
+person_down, weapon; ``fight_not_visible`` where the clip holds it and this frame does not).
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 import tempfile
@@ -15,15 +22,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sample", "read_flickr", "read_pictures", "read_surveillance"]
+__all__ = ["DataError", "Sample", "read_pictures", "read_samples"]
+
+_SPLITS = ("train", "val", "test", "unused")
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+class DataError(ValueError):
+    """A data set cannot be used; the text names file and line, and says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One captioned picture or clip.
+    """One captioned picture or clip; ``key`` is ``SET/images/FILE`` or ``SET/clips/FILE``.
 
-    ``split`` is train, val, test or unused; ``scene`` groups near-duplicates, which must never
-    fall on two sides of a split. ``hazards`` is what is visible, empty where nothing is labelled.
+    ``scene`` groups near-duplicates, which must never fall on two sides of a split. ``hazards``
+    is what is visible, and None where nobody has labelled it.
     """
 
     key: str
@@ -31,70 +45,141 @@ class Sample:
     split: str
     scene: str
     captions: tuple[str, ...]
-    hazards: tuple[str, ...] = ()
-    clip: bool = False
+    hazards: tuple[str, ...] | None = None
+
+    @property
+    def data_set(self) -> str:
+        """Name of the folder it comes from."""
+        return self.key.split("/", 1)[0]
+
+    @property
+    def clip(self) -> bool:
+        """Whether it is a clip and not a picture."""
+        return self.key.split("/", 2)[1] == "clips"
 
 
-def read_flickr(root: Path) -> list[Sample]:
-    """Read the samples of Flickr8k below ``root``; keys are ``flickr/IMAGE``."""
+def read_samples(root: Path) -> list[Sample]:
+    """Read every data set below ``root``, by name.
+
+    Raises:
+        DataError: There is none, or a line of one cannot be used.
+
+    """
+    samples = [sample for folder in _folders(root) for sample in _read_set(folder)]
+    if not samples:
+        raise DataError(f"{root}: no folder there holds captions.jsonl and images or clips")
+    scenes: dict[tuple[str, str], Sample] = {}
+    for sample in samples:
+        first = scenes.setdefault((sample.data_set, sample.scene), sample)
+        if first.split != sample.split:
+            raise DataError(
+                f"{root / sample.data_set}: scene {sample.scene!r} is in {first.split} "
+                f"({first.key}) and in {sample.split} ({sample.key}); keep it in one"
+            )
+    return samples
+
+
+def read_pictures(
+    root: Path, frames_per_clip: int, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield every wanted key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture.
+
+    Raises:
+        DataError: A file is no picture, or a clip without a readable frame.
+
+    """
+    for folder in _folders(root):
+        for kind in ("images", "clips"):
+            for name, data in _files(folder / kind, wanted, f"{folder.name}/{kind}/"):
+                where = f"{folder / kind}: {name}"
+                frames = _picture(data) if kind == "images" else _clip(data, frames_per_clip)
+                if frames is None:
+                    raise DataError(f"{where} cannot be read as {kind[:-1]}")
+                yield f"{folder.name}/{kind}/{name}", frames
+
+
+def _folders(root: Path) -> list[Path]:
+    def has(folder: Path, kind: str) -> bool:
+        return (folder / kind).is_dir() or (folder / f"{kind}.tar").is_file()
+
     return [
-        Sample(
-            f"flickr/{line['image']}",
-            "flickr",
-            line["split"],
-            line["image"],
-            tuple(line["captions"]),
-        )
-        for line in _lines(root / "flickr8k" / "captions.jsonl")
+        file.parent
+        for file in sorted(root.glob("*/captions.jsonl"))
+        if has(file.parent, "images") or has(file.parent, "clips")
     ]
 
 
-def read_surveillance(root: Path) -> list[Sample]:
-    """Read the surveillance set: each picture, and its clip as a sample of its own."""
-    samples = []
-    for line in _lines(root / "surveillance" / "captions.jsonl"):
-        common = (line["split"], line["scene"], tuple(line["captions"]), tuple(line["hazard"]))
-        split, scene, captions, hazards = common
-        samples.append(
-            Sample(f"cctv/{line['image']}", line["source"], split, scene, captions, hazards)
-        )
-        if line.get("clip"):
-            key = f"clip/{line['clip']}"
-            visible = _clip_hazards(hazards, line.get("clip_event"))
-            samples.append(Sample(key, line["source"], split, scene, captions, visible, clip=True))
-    return samples
+def _read_set(folder: Path) -> Iterator[Sample]:
+    file = folder / "captions.jsonl"
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            yield from _samples_of(line, folder.name)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}:{number}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _samples_of(line: dict[str, Any], data_set: str) -> Iterator[Sample]:
+    files = {kind: line[kind[:-1]] for kind in ("images", "clips") if line.get(kind[:-1])}
+    if not files:
+        raise KeyError("image or clip")
+    captions = line["captions"]
+    sentences = isinstance(captions, list) and all(isinstance(c, str) for c in captions)
+    if not sentences or not captions:
+        raise ValueError("captions must be a list of one sentence or more")
+    split = line.get("split", "train")
+    if split not in _SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(_SPLITS)}")
+    scene = str(line.get("scene", next(iter(files.values()))))
+    for kind, name in files.items():
+        hazards = tuple(line["hazard"]) if "hazard" in line else None
+        if kind == "clips" and hazards is not None:
+            hazards = _clip_hazards(hazards, line.get("clip_event"))
+        source = str(line.get("source", data_set))
+        key = f"{data_set}/{kind}/{name}"
+        yield Sample(key, source, split, scene, tuple(captions), hazards)
 
 
 def _clip_hazards(hazards: tuple[str, ...], event: str | None) -> tuple[str, ...]:
     """What a whole clip shows: a fight that its one labelled frame misses is in the clip."""
     if event != "fight":
         return hazards
-    return tuple({"fight", *hazards} - {"fight_not_visible"})
+    return tuple(sorted({"fight", *hazards} - {"fight_not_visible"}))
 
 
-def read_pictures(
-    root: Path, frames_per_clip: int, wanted: Container[str] | None = None
-) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Yield every wanted key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture."""
-    for folder, prefix in (("flickr8k", "flickr"), ("surveillance", "cctv")):
-        with tarfile.open(root / folder / "images.tar") as tar:
+def _files(folder: Path, wanted: Container[str] | None, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each wanted file of a folder, or of the archive beside it."""
+    archive = folder.with_suffix(".tar")
+    if archive.is_file():
+        with tarfile.open(archive) as tar:
             for member in tar:
-                if wanted is not None and f"{prefix}/{member.name}" not in wanted:
-                    continue
-                data = _bytes(tar, member)
-                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                if picture is None:
-                    raise ValueError(f"{folder}/images.tar: {member.name} is not a picture")
-                yield f"{prefix}/{member.name}", picture[None, :, :, ::-1].astype(np.uint8)
-    with tarfile.open(root / "surveillance" / "clips.tar") as tar:
-        for member in tar:
-            if wanted is not None and f"clip/{member.name}" not in wanted:
-                continue
-            yield f"clip/{member.name}", _clip_frames(_bytes(tar, member), frames_per_clip)
+                file = tar.extractfile(member)
+                if file is not None and _is_wanted(prefix + member.name, wanted):
+                    yield member.name, file.read()
+    elif folder.is_dir():
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            if _is_wanted(prefix + name, wanted):
+                yield name, path.read_bytes()
 
 
-def _clip_frames(data: bytes, count: int) -> NDArray[np.uint8]:
-    """``count`` frames spread evenly over a clip."""
+def _is_wanted(key: str, wanted: Container[str] | None) -> bool:
+    if wanted is not None:
+        return key in wanted
+    return "/clips/" in key or key.lower().endswith(_PICTURES)
+
+
+def _picture(data: bytes) -> NDArray[np.uint8] | None:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None if picture is None else picture[None, :, :, ::-1].astype(np.uint8)
+
+
+def _clip(data: bytes, count: int) -> NDArray[np.uint8] | None:
+    """``count`` frames spread evenly over a clip; None where no frame can be read."""
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(data)
         file.flush()
@@ -104,19 +189,6 @@ def _clip_frames(data: bytes, count: int) -> NDArray[np.uint8]:
             frames.append(read[1][:, :, ::-1])
         capture.release()
     if not frames:
-        raise ValueError("a clip holds no readable frame")
+        return None
     at = np.linspace(0, len(frames) - 1, count).round().astype(int)
     return np.stack([frames[i] for i in at]).astype(np.uint8)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    if file is None:
-        raise ValueError(f"{member.name} in the archive is not a file")
-    return io.BytesIO(file.read()).getvalue()
