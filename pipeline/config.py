@@ -96,8 +96,10 @@ class CaptureConfig(Strict):
     """Pictures that do not change at all for so long: the camera is blind."""
     restart_budget: PositiveInt = 5
     restart_window_s: PositiveFloat = 60.0
-    skip_unchanged_below: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Mean grey difference (0..1) from the last frame below which a frame is skipped; 0: never."""
+    skip_unchanged_below: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Grey difference (0..1) of the most changed block of 7 x 7, below which a scene is still."""
+    unchanged_period_s: PositiveFloat = 5.0
+    """Frames are skipped once a scene has been still for so long; one a period is kept."""
     preview_pixels: Annotated[int, Field(ge=64, le=1920)] = 640
     """Longest side, in pixels, of the picture kept for snapshots."""
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.change_gate import ChangeGate
 from pipeline.frame_clock import FrameSampler, MediaClock
 from pipeline.grab_messages import (
     CaptureAccount,
@@ -91,6 +92,7 @@ class Grabber:
         self._last_position_s: float | None = None
         self._started_ns: int | None = None
         self._thumbnail: NDArray[np.uint8] | None = None
+        self._gate = ChangeGate(job.config.skip_unchanged_below, job.config.unchanged_period_s)
         self._grey: NDArray[np.uint8] | None = None
         self._keep = unmasked(job.layout.square_pixels, job.masks)
         self._judge = _sight_judge(job)
@@ -146,18 +148,19 @@ class Grabber:
             return
         ref = self._fill(slot, stamp, image)
         grey = np.asarray(cv2.cvtColor(self._slots.square(slot), cv2.COLOR_RGB2GRAY), np.uint8)
-        ref = replace(ref, difference=self._change(grey))
+        small = thumbnail(grey)
+        ref = replace(ref, difference=self._change(small))
         if self._is_repeated(ref):
             self._inbox.give_back(slot)
             self._tally.settle("dropped", "stale")
             return
         self._newest_ns = max(self._newest_ns, stamp.captured_monotonic_ns)
         self._judge_sight(stamp, grey)
-        if self._is_unchanged(ref):
+        if self._gate.skips(small, stamp.time_s):
             self._inbox.give_back(slot)
             self._tally.settle("skipped")
             return
-        self._thumbnail = thumbnail(grey)
+        self._thumbnail = small
         self._tally.settle("delivered")
         self._told_at_s = time.monotonic()
         self._connection.send(Delivered(ref, self._progress()))
@@ -172,11 +175,9 @@ class Grabber:
         cv2.cvtColor(preview, cv2.COLOR_BGR2RGB, dst=self._slots.preview(slot, width, height))
         return FrameRef(stamp, slot, width, height, segment=layout.segment)
 
-    def _change(self, grey: NDArray[np.uint8]) -> float | None:
+    def _change(self, small: NDArray[np.uint8]) -> float | None:
         """How much differs from the frame delivered before, 0..1."""
-        if self._thumbnail is None:
-            return None
-        return change_between(self._thumbnail, thumbnail(grey))
+        return None if self._thumbnail is None else change_between(self._thumbnail, small)
 
     def _judge_sight(self, stamp: FrameStamp, grey: NDArray[np.uint8]) -> None:
         if self._judge is None or (self._keep is not None and not self._keep.any()):
@@ -209,10 +210,6 @@ class Grabber:
     def _is_repeated(self, ref: FrameRef) -> bool:
         """Whether a live stream gave an old frame again, as a hung one does for a while."""
         return self._job.source.live and not self._advances and ref.difference == 0.0
-
-    def _is_unchanged(self, ref: FrameRef) -> bool:
-        limit = self._job.config.skip_unchanged_below
-        return limit > 0 and ref.difference is not None and ref.difference < limit
 
     def _go_on_after_failed_grab(self, reader: FrameReader) -> bool:
         """Whether to try again; a live stream that gives no frame has failed."""
