@@ -232,7 +232,7 @@ def _run(
             with view:
                 summary = this_run.go()
             view.summary(summary)
-        failed = this_run.capture.errors()
+        failed = this_run.errors()
     for sentence in failed.values():
         sys.stderr.write(f"watchword: {redact(sentence)}\n")
     if summary.interrupted:

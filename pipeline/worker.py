@@ -81,7 +81,10 @@ class Worker(Generic[In, Out]):
         self._processed = 0
         self._last_progress_ns = time.monotonic_ns()
         self._busy = False
-        self._thread = threading.Thread(target=self._run, name=f"watchword-{stage.name}")
+        # A stage that hangs for ever must not keep the program from ending.
+        self._thread = threading.Thread(
+            target=self._run, name=f"watchword-{stage.name}", daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread; :attr:`opened` is set when the stage is ready or has failed."""

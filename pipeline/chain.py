@@ -1,0 +1,132 @@
+"""The chain of stages: capture, batcher, captioner, rules and outputs, joined by channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.accounting import Accounting
+from pipeline.batcher import Batch, Batcher, LaneRules
+from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage
+from pipeline.capture import CameraSpec, Capture
+from pipeline.channel import Channel, Overflow
+from pipeline.config import Config
+from pipeline.ledger import Ledger
+from pipeline.messages import Alert, CameraEvent, FrameRef
+from pipeline.outputs.stage import OutputStage, Sink
+from pipeline.restarts import RestartBudget
+from pipeline.rules import RuleEngine, RuleSet
+from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
+from pipeline.services import Services
+from pipeline.supervisor import Supervisor
+from pipeline.worker import Inlet, Worker
+
+__all__ = ["Chain", "ChainParts", "build_chain"]
+
+_BATCHES_AHEAD = 1
+_CAPTIONS_AHEAD = 64
+_IDLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainParts:
+    """What a chain is made of; ``input_size`` is the side of the encoder's square in pixels."""
+
+    config: Config
+    specs: tuple[CameraSpec, ...]
+    rules: RuleSet
+    services: Services
+    captioner: CaptionerProcess
+    input_size: int
+    sinks: Sequence[Sink]
+    on_camera_event: Callable[[CameraEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The stages of a run, ready to start."""
+
+    capture: Capture
+    supervisor: Supervisor
+    accounting: Accounting
+    rule_stage: RuleStage
+
+
+def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
+    """Make the stages and join them; nothing runs yet. ``stack`` frees the shared memory."""
+    ledger = Ledger()
+
+    def drop(ref: FrameRef, reason: str) -> None:
+        accounting.drop(ref, reason)
+
+    def failed(worker: Worker[Any, Any]) -> None:
+        supervisor.stage_failed(worker)
+
+    waiting = parts.config.capture.queue_frames
+    frames: Channel[FrameRef] = Channel("frames", waiting, Overflow.DROP_OLDEST, drop)
+    capture = Capture(parts.specs, parts.input_size, frames, parts.on_camera_event)
+    stack.callback(capture.close)
+    accounting = Accounting(capture, ledger)
+    rule_stage = RuleStage(_engine(parts), parts.services.store, _ports(parts, capture))
+    batches: Channel[Batch] = Channel("batches", _BATCHES_AHEAD)
+    captions: Channel[CaptionedFrame] = Channel("captions", _CAPTIONS_AHEAD)
+    judged: Channel[Judged] = Channel("judged", _CAPTIONS_AHEAD)
+    workers: list[Worker[Any, Any]] = [
+        Worker(_batcher(parts, capture, ledger), _frames_inlet(parts, frames), batches, failed),
+        Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, failed),
+        Worker(rule_stage, Inlet(captions, idle_s=_IDLE_S), judged, failed),
+        Worker(OutputStage(parts.sinks), Inlet(judged, _CAPTIONS_AHEAD), None, failed),
+    ]
+    supervisor = Supervisor(capture, workers, accounting.abandon)
+    return Chain(capture, supervisor, accounting, rule_stage)
+
+
+def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRef]:
+    """One frame a camera in a batch while any is live; recordings may fill it."""
+    per_lane = 1 if any(spec.source.live for spec in parts.specs) else None
+    model = parts.config.model
+    return Inlet(frames, model.max_batch_frames, model.max_batch_delay_ms / 1000.0, per_lane)
+
+
+def _batcher(parts: ChainParts, capture: Capture, ledger: Ledger) -> Batcher:
+    return Batcher({spec.name: _lane_rules(spec) for spec in parts.specs}, capture.release, ledger)
+
+
+def _lane_rules(spec: CameraSpec) -> LaneRules:
+    max_age_s = spec.capture.max_frame_age_s if spec.source.live else None
+    return LaneRules(spec.capture.captions_per_second, max_age_s)
+
+
+def _captioner(parts: ChainParts, capture: Capture, ledger: Ledger) -> CaptionerStage:
+    settings = parts.config.capture
+    budget = RestartBudget(settings.restart_budget, settings.restart_window_s)
+    return CaptionerStage(parts.captioner, capture, ledger, budget)
+
+
+def _engine(parts: ChainParts) -> RuleEngine:
+    groups: dict[str, list[str]] = {}
+    for name, camera in parts.config.cameras.items():
+        for group in camera.groups:
+            groups.setdefault(group, []).append(name)
+    # Only live cameras go on where a run before stopped: a recording begins anew.
+    live = any(spec.source.live for spec in parts.specs)
+    state = parts.services.store.state("rules") if live else None
+    return RuleEngine(parts.rules, state=state, groups=groups)
+
+
+def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
+    prefix = parts.config.redis.prefix
+
+    def preview(ref: FrameRef) -> NDArray[np.uint8]:
+        slots = capture.slots_of(ref)
+        return slots.preview(ref.slot, ref.preview_width, ref.preview_height)
+
+    def snapshot_key(alert: Alert) -> str:
+        return f"{prefix}:snapshot:{alert.id}"
+
+    return RuleStagePorts(preview, capture.release, parts.services.publisher.wake, snapshot_key)

@@ -1,0 +1,74 @@
+"""What a run needs beside its stages: store, Redis, publisher, captioner child."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from pipeline.alerts import EmbeddedRedis, Publisher
+from pipeline.captioner import CaptionerProcess
+from pipeline.captioner_child import CaptionerOptions, Ready
+from pipeline.config import Config, ModelConfig
+from pipeline.rules import RuleSet
+from pipeline.store import Store
+
+__all__ = ["Services", "open_services", "start_captioner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What is open while a run goes."""
+
+    store: Store
+    redis_url: str
+    publisher: Publisher
+
+
+def start_captioner(
+    model: ModelConfig, rules: RuleSet, factory: str, stack: ExitStack
+) -> tuple[CaptionerProcess, Ready]:
+    """Start the captioner child and wait for its model; ``stack`` ends it.
+
+    Raises:
+        CaptionerError: The model cannot be loaded.
+
+    """
+    options = CaptionerOptions(
+        factory=factory,
+        model=model.name,
+        device=model.device,
+        runtime=model.runtime,
+        beam_size=model.beam_size,
+        max_words=model.max_words,
+        window_frames=model.window_frames,
+        concepts=rules.concepts,
+        probes=rules.probes,
+    )
+    captioner = CaptionerProcess(options, model.answer_timeout_s)
+    stack.callback(captioner.kill)
+    ready = captioner.start()
+    if ready.unknown_concepts:
+        sys.stderr.write(
+            f"{ready.identity} has no concept {', '.join(ready.unknown_concepts)}; "
+            f"rules that ask for it in {rules.path} go by words alone\n"
+        )
+    return captioner, ready
+
+
+def open_services(config: Config, stack: ExitStack) -> Services:
+    """Open the store, find or start a Redis, start the publisher; ``stack`` closes them.
+
+    Raises:
+        StoreError: The store cannot be opened.
+        EmbeddedRedisError: No Redis was given and our own does not start.
+        ValueError: The Redis URL is malformed.
+
+    """
+    store = Store(config.store.path)
+    stack.callback(store.close)
+    redis_url = config.redis.url or stack.enter_context(EmbeddedRedis()).url
+    publisher = Publisher(store, config.redis, redis_url)
+    publisher.start()
+    stack.callback(publisher.stop, 0.0)
+    return Services(store, redis_url, publisher)

@@ -1,0 +1,46 @@
+"""Sinks beside the files: JSON lines on stdout, and captions to whoever listens on Pub/Sub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from pipeline.alerts import Publisher, encode_alert
+from pipeline.messages import Alert, Caption
+from pipeline.outputs.lines import caption_line, to_json_line
+
+__all__ = ["CaptionChannel", "Printer"]
+
+
+class Printer:
+    """Sink for ``run --json``: one JSON object a line on stdout."""
+
+    def caption(self, caption: Caption) -> None:
+        """Print a caption line."""
+        self.line(caption_line(caption))
+
+    def alert(self, alert: Alert) -> None:
+        """Print an alert's CloudEvent."""
+        self.line(encode_alert(alert))
+
+    def line(self, record: dict[str, Any]) -> None:
+        """Print one object at once, so that a reader of the pipe sees it live."""
+        sys.stdout.write(to_json_line(record))
+        sys.stdout.flush()
+
+
+class CaptionChannel:
+    """Sink: captions to the cameras' Pub/Sub channels; alerts go through the outbox instead."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+
+    def caption(self, caption: Caption) -> None:
+        """Publish a caption line; best effort."""
+        self._publisher.publish_caption(
+            caption.stamp.camera, json.dumps(caption_line(caption), ensure_ascii=False)
+        )
+
+    def alert(self, alert: Alert) -> None:
+        """Nothing: the outbox has it."""
