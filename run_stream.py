@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -159,8 +160,9 @@ def rules_test(
     from pipeline.outputs.lines import to_json_line  # noqa: PLC0415
     from pipeline.rules import load_rules, read_captions, replay  # noqa: PLC0415
 
-    for alert in replay(read_captions(captions), load_rules(rules or SHIPPED_RULES)):
-        sys.stdout.write(to_json_line(encode_alert(alert)))
+    alerts = replay(read_captions(captions), load_rules(rules or SHIPPED_RULES))
+    for seq, alert in enumerate(alerts, start=1):
+        sys.stdout.write(to_json_line(encode_alert(replace(alert, seq=seq))))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

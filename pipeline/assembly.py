@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipeline.alerts import encode_alert, encode_camera_event
+from pipeline.alerts import CameraEventDesk, encode_alert, encode_camera_event
 from pipeline.camera_specs import camera_infos, camera_specs
 from pipeline.captioner_child import Ready
 from pipeline.capture import CameraSpec
@@ -91,7 +91,7 @@ class Run:
         supervisor = self.chain.supervisor
         supervisor.start()
         try:
-            self._interrupted = not supervisor.wait(on_poll=self._show_progress)
+            self._interrupted = not supervisor.wait(on_poll=self._on_poll)
         finally:
             try:
                 supervisor.drain()
@@ -113,6 +113,7 @@ class Run:
         )
         self._outputs = self._open_outputs()
         self.services = open_services(config, self._stack)
+        self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
         self.chain = build_chain(
             ChainParts(
                 config=config,
@@ -122,7 +123,7 @@ class Run:
                 captioner=captioner,
                 input_size=self.ready.input_size,
                 sinks=self._sinks(),
-                on_camera_event=self._on_camera_event,
+                on_camera_event=self._camera_events.tell,
             ),
             self._stack,
         )
@@ -138,12 +139,15 @@ class Run:
         return [self._outputs, shown, CaptionChannel(self.services.publisher)]
 
     def _on_camera_event(self, event: CameraEvent) -> None:
-        self.services.store.record([(encode_camera_event(event), None)])
         self.services.publisher.wake()
         if self.view is not None:
             self.view.camera_event(event)
         else:
             Printer().line(encode_camera_event(event))
+
+    def _on_poll(self) -> None:
+        self._camera_events.retry()
+        self._show_progress()
 
     def _show_progress(self) -> None:
         if self.view is None:

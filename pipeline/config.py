@@ -161,7 +161,9 @@ class StoreConfig(Strict):
     path: str = "output/watchword.sqlite3"
     reserve_mib: Annotated[int, Field(ge=0, le=1024)] = 8
     """Space kept ahead for the outbox, so that a full disk loses no alert."""
-    caption_max_age_days: PositiveFloat = 30.0
+    event_max_age_days: Annotated[float, Field(ge=7, le=36500)] = 30.0
+    """Published events are kept so long: no less than Redis knows their ids, which is 7 days."""
+    caption_max_age_days: Annotated[float, Field(gt=0, le=36500)] = 30.0
     caption_max_mib: PositiveFloat = 1024.0
 
 

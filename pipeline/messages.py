@@ -171,7 +171,8 @@ class Alert:
 
     ``id`` is a function of camera, rule and ``first_seen`` alone, and ``revision`` counts from 1,
     so a replay of the same frames makes the same events. ``stamp`` is that of the caption which
-    caused this revision. ``detected_at`` is when the rule stage decided, aware UTC.
+    caused this revision. ``detected_at`` is when the rule stage decided, aware UTC. ``snapshot``
+    is the Redis key of its picture; ``seq`` the store's number, None until it is durable there.
     """
 
     id: str
@@ -193,6 +194,8 @@ class Alert:
     alternatives: tuple[Alternative, ...] = ()
     model: str = ""
     rules_version: str = ""
+    snapshot: str | None = None
+    seq: int | None = None
 
 
 class CameraState(str, Enum):
@@ -206,7 +209,10 @@ class CameraState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class CameraEvent:
-    """A camera came or went. ``reason`` is free of secrets; times are aware UTC."""
+    """A camera came or went. ``reason`` is free of secrets; times are aware UTC.
+
+    ``seq`` is the store's number, None until the event is durable there.
+    """
 
     camera: str
     state: CameraState
@@ -214,6 +220,7 @@ class CameraEvent:
     since: datetime
     last_frame_at: datetime | None
     reconnects: int
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

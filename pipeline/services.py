@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pipeline.alerts import EmbeddedRedis, Publisher
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_child import CaptionerOptions, Ready
-from pipeline.config import Config, ModelConfig
+from pipeline.config import Config, ModelConfig, StoreConfig
 from pipeline.rules import RuleSet
-from pipeline.store import Store
+from pipeline.store import Housekeeper, Retention, Store
 
 __all__ = ["Services", "open_services", "start_captioner"]
 
@@ -65,10 +65,21 @@ def open_services(config: Config, stack: ExitStack) -> Services:
         ValueError: The Redis URL is malformed.
 
     """
-    store = Store(config.store.path)
-    stack.callback(store.close)
+    store = _open_store(config.store, stack)
     redis_url = config.redis.url or stack.enter_context(EmbeddedRedis()).url
     publisher = Publisher(store, config.redis, redis_url)
     publisher.start()
     stack.callback(publisher.stop, 0.0)
     return Services(store, redis_url, publisher)
+
+
+def _open_store(config: StoreConfig, stack: ExitStack) -> Store:
+    store = Store(config.path, reserve_mib=config.reserve_mib)
+    stack.callback(store.close)
+    limits = Retention(
+        config.event_max_age_days, config.caption_max_age_days, config.caption_max_mib
+    )
+    housekeeper = Housekeeper(store, limits)
+    housekeeper.start()
+    stack.callback(housekeeper.stop)
+    return store

@@ -37,7 +37,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def test_pending_comes_in_order_until_published(store: Store) -> None:
-    assert store.record([(_event("b"), b"jpeg"), (_event("a"), None)]) == 2
+    assert store.record([(_event("b"), b"jpeg"), (_event("a"), None)]) == (1, 2)
     first, second = store.pending()
     assert (first.id, first.snapshot, second.id) == ("b", b"jpeg", "a")
     assert json.loads(first.event)["data"]["seq"] == first.seq < second.seq
@@ -49,7 +49,7 @@ def test_pending_comes_in_order_until_published(store: Store) -> None:
 def test_repeated_id_keeps_its_first_json_and_seq(store: Store) -> None:
     store.record([(_event("a", n=1), None)])
     before = store.pending()
-    assert store.record([(_event("a", n=2), b"late")]) == 0
+    assert store.record([(_event("a", n=2), b"late")]) == (1,)
     assert store.pending() == before
 
 
@@ -58,7 +58,7 @@ def test_record_is_all_or_nothing(store: Store) -> None:
         store.record([(_event("a"), None)], {"good": 1, "bad": object()})
     assert store.pending() == []
     assert store.state("good") is None
-    assert store.record([(_event("b"), None)]) == 1
+    assert store.record([(_event("b"), None)]) == (1,)
 
 
 def test_reopened_file_keeps_all_and_captions_are_searchable(path: Path) -> None:

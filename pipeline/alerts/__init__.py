@@ -1,11 +1,13 @@
 """Alerts on their way out: CloudEvents, the Redis publisher, the embedded server, subscribers."""
 
+from pipeline.alerts.camera_events import CameraEventDesk
 from pipeline.alerts.codec import encode_alert, encode_camera_event
 from pipeline.alerts.publisher import Publisher
 from pipeline.alerts.server import EmbeddedRedis
 from pipeline.alerts.subscriber import Event, subscribe, subscribe_async
 
 __all__ = [
+    "CameraEventDesk",
     "EmbeddedRedis",
     "Event",
     "Publisher",

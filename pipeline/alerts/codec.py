@@ -12,11 +12,10 @@ from pipeline.outputs.lines import utc_text
 __all__ = ["encode_alert", "encode_camera_event"]
 
 
-def encode_alert(alert: Alert, snapshot_key: str | None = None) -> dict[str, Any]:
-    """One revision of an alert; the store adds ``data.seq``.
+def encode_alert(alert: Alert) -> dict[str, Any]:
+    """One revision of an alert; the store gives ``data.seq`` to one that has none yet.
 
     ``id`` is ``alert_id:type:revision``, the same whenever the same frames are replayed.
-    ``snapshot_key`` is the Redis key that holds the JPEG, if there is one.
     """
     stamp = alert.stamp
     data = {
@@ -37,17 +36,18 @@ def encode_alert(alert: Alert, snapshot_key: str | None = None) -> dict[str, Any
         "first_seen": utc_text(alert.first_seen),
         "last_seen": utc_text(alert.last_seen),
         "count": alert.count,
-        "snapshot": snapshot_key,
+        "snapshot": alert.snapshot,
         "model": alert.model,
         "rules_version": alert.rules_version,
     }
+    _number(data, alert.seq)
     state = alert.state.value
     event_id = f"{alert.id}:{state}:{alert.revision}"
     return _envelope(event_id, f"watchword.alert.{state}", stamp.camera, stamp.captured_at, data)
 
 
 def encode_camera_event(event: CameraEvent) -> dict[str, Any]:
-    """Encode a camera that came or went; the store adds ``data.seq``."""
+    """Encode a camera that came or went; the store gives ``data.seq`` to one without."""
     kind = f"watchword.camera.{event.state.value}"
     since = utc_text(event.since)
     digest = hashlib.sha256(f"{event.camera}\0{kind}\0{since}".encode()).hexdigest()[:20]
@@ -59,7 +59,13 @@ def encode_camera_event(event: CameraEvent) -> dict[str, Any]:
         "last_frame_time": last,
         "reconnects": event.reconnects,
     }
+    _number(data, event.seq)
     return _envelope(f"{digest}:{event.state.value}:1", kind, event.camera, event.since, data)
+
+
+def _number(data: dict[str, Any], seq: int | None) -> None:
+    if seq is not None:
+        data["seq"] = seq
 
 
 def _envelope(

@@ -6,8 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +16,18 @@ from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.captioner import CaptionedFrame
 from pipeline.messages import Alert, AlertState, Caption, FrameRef
 from pipeline.rules.engine import RuleEngine
-from pipeline.store import Store
+from pipeline.store import Backlog, Store, StoreError, Work
 
 __all__ = ["Judged", "RuleStage", "RuleStagePorts"]
 
 log = logging.getLogger(__name__)
 
+_LAST_TRIES, _TRY_EVERY_S = 10, 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A caption and the alert revisions it caused; no caption when only time passed."""
+    """A caption, or alert revisions: those that a caption caused come after it."""
 
     caption: Caption | None
     alerts: tuple[Alert, ...]
@@ -50,14 +51,15 @@ class RuleStage:
     """Stage: :class:`CaptionedFrame` in, :class:`Judged` out.
 
     Events are durable in the store, together with the engine's state and the caption they come
-    from, before anything downstream sees them.
+    from, before anything downstream sees them. What the store refuses (a full disk) is held and
+    written later; captions go on meanwhile.
     """
 
     name = "rules"
 
     def __init__(self, engine: RuleEngine, store: Store, ports: RuleStagePorts) -> None:
         self._engine = engine
-        self._store = store
+        self._backlog: Backlog[Judged] = Backlog(store)
         self._ports = ports
         self.started: Counter[str] = Counter()
         """Alerts started, by rule."""
@@ -69,21 +71,34 @@ class RuleStage:
         """Judge each caption; with no items, end the alerts of cameras that fell silent."""
         if not items:
             alerts = self._engine.tick(time.monotonic_ns() / 1e9)
-            if alerts:
-                yield self._record(None, alerts, {})
+            if alerts or self._backlog:
+                yield from self._record(None, alerts, {})
         for item in items:
-            yield self._judge(item)
+            yield from self._judge(item)
 
     def flush(self) -> Iterable[Judged]:
-        """End what is open: the sources are over."""
+        """End what is open: the sources are over.
+
+        Raises:
+            StoreError: The store still takes nothing; what it refused has gone downstream.
+
+        """
         alerts = self._engine.flush()
-        if alerts:
-            yield self._record(None, alerts, {})
+        if alerts or self._backlog:
+            yield from self._record(None, alerts, {})
+        for _ in range(_LAST_TRIES):
+            if not self._backlog:
+                return
+            time.sleep(_TRY_EVERY_S)
+            yield from self._save()
+        if lost := self._backlog.give_up():
+            yield from lost
+            raise StoreError(f"{self._backlog.error}; {len(lost)} alert revisions are not stored")
 
     def close(self) -> None:
         """Nothing to release."""
 
-    def _judge(self, item: CaptionedFrame) -> Judged:
+    def _judge(self, item: CaptionedFrame) -> Iterable[Judged]:
         try:
             alerts = self._engine.process(item.caption)
             pictures = {
@@ -97,14 +112,20 @@ class RuleStage:
 
     def _record(
         self, caption: Caption | None, alerts: Sequence[Alert], pictures: dict[str, bytes]
-    ) -> Judged:
-        events: list[tuple[dict[str, Any], bytes | None]] = [
-            (encode_alert(alert, self._ports.snapshot_key(alert)), pictures.get(alert.id))
-            for alert in alerts
-        ]
-        captions = () if caption is None else (caption,)
-        self._store.record(events, {"rules": self._engine.snapshot()}, captions)
-        if alerts:
-            self._ports.wake()
+    ) -> Iterable[Judged]:
+        named = tuple(replace(a, snapshot=self._ports.snapshot_key(a)) for a in alerts)
+        events = tuple((encode_alert(alert), pictures.get(alert.id)) for alert in named)
         self.started.update(a.rule for a in alerts if a.state is AlertState.STARTED)
-        return Judged(caption, tuple(alerts))
+        # Apart, so that the caption goes on when only the alerts have to wait for the store.
+        seen = () if caption is None else (Work(Judged(caption, ()), captions=(caption,)),)
+        raised = (Work(Judged(None, named), events),) if named else ()
+        yield from self._save(*seen, *raised)
+
+    def _save(self, *new: Work[Judged]) -> Iterable[Judged]:
+        durable = self._backlog.save({"rules": self._engine.snapshot()}, *new)
+        if any(numbers for _, numbers in durable):
+            self._ports.wake()
+        for judged, numbers in durable:
+            numbered = zip(judged.alerts, numbers, strict=True)
+            alerts = tuple(replace(alert, seq=seq) for alert, seq in numbered)
+            yield Judged(judged.caption, alerts)
