@@ -24,7 +24,7 @@ from typing import Any
 
 import redis
 
-from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert
+from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert
 from pipeline.config import RedisConfig
 from pipeline.messages import Caption, FrameStamp
 from pipeline.rules import RuleEngine, RuleSet, load_rules
@@ -54,7 +54,7 @@ class Count:
 def judge(captions: int, store_path: str, url: str | None) -> None:
     """Go on with the captions where the store stands; publish when there is a URL."""
     store = Store(store_path)
-    publisher = None if url is None else Publisher(store, RedisConfig(), url)
+    publisher = None if url is None else Publisher(store, RedisSink(RedisConfig(), url))
     if publisher is not None:
         publisher.start()
     engine = RuleEngine(_rules(), state=store.state("rules"))
@@ -119,7 +119,7 @@ def _caption(number: int) -> Caption:
 
 def _recorded(path: str) -> set[str]:
     store = Store(path)
-    ids = {entry.id for entry in store.pending(1_000_000)}
+    ids = {entry.id for entry in store.pending(limit=1_000_000)}
     store.close()
     return ids
 

@@ -136,7 +136,7 @@ class Run:
 
     def _sinks(self) -> list[Sink]:
         shown: Sink = self.view if self.view is not None else Printer()
-        return [self._outputs, shown, CaptionChannel(self.services.publisher)]
+        return [self._outputs, shown, CaptionChannel(self.services.redis)]
 
     def _on_camera_event(self, event: CameraEvent) -> None:
         self.services.publisher.wake()

@@ -6,10 +6,14 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from pipeline.alerts import EmbeddedRedis, Publisher
+from redis import RedisError
+
+from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink
+from pipeline.alerts.redis_client import RedisUnfit
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_child import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, StoreConfig
+from pipeline.redaction import redact
 from pipeline.rules import RuleSet
 from pipeline.store import Housekeeper, Retention, Store
 
@@ -22,6 +26,7 @@ class Services:
 
     store: Store
     redis_url: str
+    redis: RedisSink
     publisher: Publisher
 
 
@@ -62,15 +67,30 @@ def open_services(config: Config, stack: ExitStack) -> Services:
     Raises:
         StoreError: The store cannot be opened.
         EmbeddedRedisError: No Redis was given and our own does not start.
-        ValueError: The Redis URL is malformed.
+        ValueError: The Redis URL is malformed, or its server can never carry alerts.
 
     """
     store = _open_store(config.store, stack)
     redis_url = config.redis.url or stack.enter_context(EmbeddedRedis()).url
-    publisher = Publisher(store, config.redis, redis_url)
+    sink = RedisSink(config.redis, redis_url)
+    _check(sink, redis_url)
+    publisher = Publisher(store, sink)
     publisher.start()
     stack.callback(publisher.stop, 0.0)
-    return Services(store, redis_url, publisher)
+    return Services(store, redis_url, sink, publisher)
+
+
+def _check(sink: RedisSink, redis_url: str) -> None:
+    """Say at once what is wrong with the server; one that is away now may come back."""
+    try:
+        sink.check()
+    except RedisUnfit as error:
+        raise ValueError(f"Redis at {redact(redis_url)} {error}") from None
+    except RedisError as error:
+        sys.stderr.write(
+            f"Redis at {redact(redis_url)} does not answer yet ({redact(str(error))}); "
+            "alerts wait in the outbox until it does\n"
+        )
 
 
 def _open_store(config: StoreConfig, stack: ExitStack) -> Store:

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from pipeline.alerts import Publisher, encode_alert
+from pipeline.alerts import RedisSink, encode_alert
 from pipeline.messages import Alert, Caption
 from pipeline.outputs.lines import caption_line, to_json_line
 
@@ -33,12 +33,12 @@ class Printer:
 class CaptionChannel:
     """Sink: captions to the cameras' Pub/Sub channels; alerts go through the outbox instead."""
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
+    def __init__(self, redis: RedisSink) -> None:
+        self._redis = redis
 
     def caption(self, caption: Caption) -> None:
         """Publish a caption line; best effort."""
-        self._publisher.publish_caption(
+        self._redis.publish_caption(
             caption.stamp.camera, json.dumps(caption_line(caption), ensure_ascii=False)
         )
 

@@ -16,8 +16,8 @@ import redis
 from cloudevents.v1.http import from_json
 from waiting import until
 
-from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
-from pipeline.alerts.publisher import connect
+from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
+from pipeline.alerts.redis_client import connect
 from pipeline.alerts.server import _binary
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.alerts.subscriber import parse_since
@@ -43,7 +43,7 @@ def _alert(name: str = "a1") -> Alert:
 
 def _publish(store: Store, url: str, *names: str) -> None:
     store.record([(encode_alert(_alert(name)), b"jpeg") for name in names])
-    publisher = Publisher(store, RedisConfig(), url)
+    publisher = Publisher(store, RedisSink(RedisConfig(), url))
     publisher.start()
     assert publisher.stop() == 0
 
@@ -89,7 +89,7 @@ def test_same_id_twice_is_one_entry(server: EmbeddedRedis, tmp_path: Path) -> No
 
 @pytest.mark.fault
 def test_killed_server_loses_nothing(server: EmbeddedRedis, store: Store) -> None:
-    publisher = Publisher(store, RedisConfig(), server.url)
+    publisher = Publisher(store, RedisSink(RedisConfig(), server.url))
     publisher.start()
     assert server._process is not None
     server._process.kill()

@@ -13,8 +13,8 @@ import pytest
 import redis
 from waiting import until
 
-from pipeline.alerts import EmbeddedRedis, Publisher, encode_alert, subscribe
-from pipeline.alerts.publisher import connect
+from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
+from pipeline.alerts.redis_client import connect
 from pipeline.alerts.server import _binary
 from pipeline.config import RedisConfig
 from pipeline.messages import Alert, AlertState, FrameStamp
@@ -35,7 +35,7 @@ def _record(store: Store, *names: str) -> None:
 
 
 def _publish_all(store: Store, url: str) -> None:
-    publisher = Publisher(store, RedisConfig(), url)
+    publisher = Publisher(store, RedisSink(RedisConfig(), url))
     publisher.start()
     assert publisher.stop() == 0
 
@@ -44,7 +44,7 @@ def test_refused_write_in_the_middle_loses_nothing(server: EmbeddedRedis, store:
     client = redis.Redis.from_url(server.url)
     client.set("watchword:alerts", "somebody else's")
     _record(store, "a1")
-    publisher = Publisher(store, RedisConfig(), server.url)
+    publisher = Publisher(store, RedisSink(RedisConfig(), server.url))
     publisher.start()
     until(lambda: publisher.failures >= 3 or store.depth() == 0)
     client.delete("watchword:alerts")
@@ -66,7 +66,7 @@ def test_callback_that_raises_does_not_end_the_thread(server: EmbeddedRedis, sto
     def angry(event_id: str) -> None:
         raise RuntimeError(event_id)
 
-    publisher = Publisher(store, RedisConfig(), server.url, angry)
+    publisher = Publisher(store, RedisSink(RedisConfig(), server.url), angry)
     publisher.start()
     _record(store, "a1")
     publisher.wake()

@@ -3,6 +3,7 @@
 from pipeline.alerts.camera_events import CameraEventDesk
 from pipeline.alerts.codec import encode_alert, encode_camera_event
 from pipeline.alerts.publisher import Publisher
+from pipeline.alerts.redis_sink import RedisSink
 from pipeline.alerts.server import EmbeddedRedis
 from pipeline.alerts.subscriber import Event, subscribe, subscribe_async
 
@@ -11,6 +12,7 @@ __all__ = [
     "EmbeddedRedis",
     "Event",
     "Publisher",
+    "RedisSink",
     "encode_alert",
     "encode_camera_event",
     "subscribe",

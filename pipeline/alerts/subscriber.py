@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from pipeline.alerts.publisher import connect
+from pipeline.alerts.redis_client import connect
 from pipeline.redaction import redact
 
 __all__ = ["Event", "Subscription", "parse_since", "subscribe", "subscribe_async"]
