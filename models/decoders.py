@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.cells import build_cell
 from models.concepts import ConceptHead
-from models.fusion import Memory, TimeEncoding, build_attention
+from models.fusion import CellStep, FusionSizes, Memory, TimeEncoding, build_fusion
 
 __all__ = ["Decoder", "DecoderConfig", "DecoderState"]
 
@@ -18,7 +19,9 @@ __all__ = ["Decoder", "DecoderConfig", "DecoderState"]
 class DecoderConfig:
     """Sizes of a decoder; ``window_frames`` is the longest window it was built for.
 
-    ``attention`` is ``additive`` or ``dot``; ``concept_count`` 0 leaves the concept head out.
+    ``attention`` names a fusion (:data:`models.fusion.FUSIONS`), ``gate`` lets it damp what it
+    sees, ``cell`` names the recurrence (:data:`models.cells.CELLS`); ``concept_count`` 0 leaves
+    the concept head out.
     """
 
     vocabulary_size: int
@@ -32,10 +35,15 @@ class DecoderConfig:
     attention: str = "additive"
     concept_count: int = 0
     concept_size: int = 256
+    cell: str = "lstm"
+    gate: bool = True
 
 
 class DecoderState(NamedTuple):
-    """LSTM state of each row, (rows, H), and the attention that led to it, (rows, P)."""
+    """State of each row, (rows, H), and the attention of its newest word, (rows, P).
+
+    ``cell`` is (rows, 0) where the recurrence has no memory cell.
+    """
 
     hidden: Tensor
     cell: Tensor
@@ -43,7 +51,10 @@ class DecoderState(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Soft-attention LSTM (Xu et al. 2015), output from word, state and context (eq. 7)."""
+    """Recurrent decoder that reads its clip through a fusion.
+
+    By default Xu et al. 2015: soft attention, LSTM, output from word, state and context (eq. 7).
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -53,13 +64,16 @@ class Decoder(nn.Module):
         self.value = nn.Linear(config.feature_size, config.value_size)
         self.value_norm = nn.LayerNorm(config.value_size)
         self.time = TimeEncoding(config.value_size, config.window_frames)
-        self.key = nn.Linear(config.value_size, config.attention_size, bias=False)
-        self.attention = build_attention(
-            config.attention, size, config.attention_size, config.value_size
-        )
-        self.start = nn.Linear(config.value_size, 2 * size)
-        self.cell = nn.LSTMCell(config.word_size + config.value_size, size)
-        self.context_out = nn.Linear(config.value_size, size)
+        sizes = FusionSizes(size, config.attention_size, config.value_size, config.word_size)
+        self.attention = build_fusion(config.attention, sizes, config.gate)
+        self.key: nn.Linear | None = None
+        if self.attention.uses_keys:
+            self.key = nn.Linear(config.value_size, config.attention_size, bias=False)
+        self.cell = build_cell(config.cell, config.word_size + self.attention.input_size, size)
+        self.start = nn.Linear(config.value_size, self.cell.parts * size)
+        self.context_out: nn.Linear | None = None
+        if self.attention.context_size:
+            self.context_out = nn.Linear(self.attention.context_size, size)
         self.word_out = nn.Linear(config.word_size, size, bias=False)
         self.output = nn.Linear(size, config.vocabulary_size)
         self.dropout = nn.Dropout(config.dropout)
@@ -88,7 +102,8 @@ class Decoder(nn.Module):
         weight = mask.to(values.dtype).unsqueeze(-1)
         pooled = (values * weight).sum(1) / weight.sum(1)
         concepts, condition = self._condition(features, frame_mask)
-        return Memory(values, self.key(values), mask, pooled, concepts, condition)
+        keys = values[..., :0] if self.key is None else self.key(values)
+        return Memory(values, keys, mask, pooled, concepts, condition)
 
     def _condition(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Concept probabilities (N, W), and what they add to each word read (N, E).
@@ -104,7 +119,9 @@ class Decoder(nn.Module):
 
     def initial_state(self, memory: Memory) -> DecoderState:
         """State before the first word, one row per clip (N, H)."""
-        hidden, cell = torch.tanh(self.start(memory.pooled)).chunk(2, -1)
+        size = self.config.hidden_size
+        start = torch.tanh(self.start(memory.pooled))
+        hidden, cell = start[:, :size], start[:, size:]
         return DecoderState(hidden.contiguous(), cell.contiguous(), memory.values[:, :, 0] * 0.0)
 
     def step(
@@ -143,12 +160,19 @@ class Decoder(nn.Module):
         word = self.words(tokens).view(clips, beams, -1) + memory.condition.unsqueeze(1)
         word = self.dropout(word.view(rows, -1))
         hidden = state.hidden.view(clips, beams, -1)
-        context, weights = self.attention(hidden, memory)
-        context = context.view(rows, -1)
-        new_hidden, new_cell = self.cell(torch.cat((word, context), -1), (state.hidden, state.cell))
-        mixed = self.dropout(new_hidden) + self.context_out(context) + self.word_out(word)
-        mixed = self.dropout(torch.tanh(mixed))
-        return mixed, DecoderState(new_hidden, new_cell, weights.view(rows, -1))
+        seen, weights = self.attention(hidden, memory)
+        inputs = word
+        if self.attention.input_size:
+            inputs = torch.cat((word, seen.flatten(0, 1)), -1)
+        new_hidden, new_cell = self.cell.advance(inputs, state.hidden, state.cell)
+        parts = (inputs, state.hidden, new_hidden, new_cell)
+        moved = CellStep(*(part.view(clips, beams, part.shape[-1]) for part in parts))
+        context, weights = self.attention.after(moved, seen, weights, memory)
+        mixed = self.dropout(new_hidden)
+        if self.context_out is not None:
+            mixed = mixed + self.context_out(context.flatten(0, 1))
+        mixed = self.dropout(torch.tanh(mixed + self.word_out(word)))
+        return mixed, DecoderState(new_hidden, new_cell, weights.flatten(0, 1))
 
 
 def _repeat(state: DecoderState, times: int) -> DecoderState:

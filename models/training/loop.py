@@ -53,6 +53,8 @@ class TrainingConfig:
     views: int = 4
     encoder_learning_rate: float = 1e-4
     attention: str = "dot"
+    cell: str = "lstm"
+    gate: bool = True
     concept_min_count: int = 30
     concept_loss_weight: float = 0.1
     hazard_weight: float = 5.0
@@ -197,6 +199,8 @@ class Trainer:
             len(self.vocabulary),
             self.encoder.feature_size,
             attention=self.config.attention,
+            cell=self.config.cell,
+            gate=self.config.gate,
             concept_count=len(self.labels.words),
         )
         return Decoder(config)
