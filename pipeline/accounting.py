@@ -52,6 +52,7 @@ class Accounting:
             failed=dict(Counter(account.failed) + Counter(books.failed)),
             windows=books.windows,
             captioned=books.captioned,
+            partial=books.partial,
             windows_dropped=books.windows_dropped,
             windows_failed=books.windows_failed,
             media_s=self._capture.status()[name].position_s,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.alerts import CameraEventDesk, encode_alert, encode_camera_event
 from pipeline.camera_specs import camera_infos, camera_specs
-from pipeline.captioner_child import Ready
+from pipeline.captioner_messages import Ready
 from pipeline.capture import CameraSpec
 from pipeline.chain import Chain, ChainParts, build_chain
 from pipeline.config import Config
@@ -121,7 +121,7 @@ class Run:
                 rules=self.rules,
                 services=self.services,
                 captioner=captioner,
-                input_size=self.ready.input_size,
+                ready=self.ready,
                 sinks=self._sinks(),
                 on_camera_event=self._camera_events.tell,
             ),

@@ -13,20 +13,14 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
 from pipeline.batcher import Batch
-from pipeline.captioner_child import (
-    Answer,
-    CaptionerOptions,
-    Failure,
-    Ready,
-    Request,
-    serve,
-)
+from pipeline.captioner_child import serve
+from pipeline.captioner_messages import Answer, CaptionerOptions, Failure, Ready, Request
 from pipeline.ledger import Ledger
 from pipeline.messages import Caption, FrameRef
 from pipeline.restarts import RestartBudget
@@ -44,6 +38,7 @@ log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 5.0
+_PATIENCE_BATCHES = 20
 
 
 class CaptionerError(Exception):
@@ -76,7 +71,7 @@ class CaptionerProcess:
 
     def __init__(self, options: CaptionerOptions, answer_timeout_s: float) -> None:
         self._options = options
-        self._answer_timeout_s = answer_timeout_s
+        self._patience_s = answer_timeout_s
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
@@ -103,11 +98,19 @@ class CaptionerProcess:
         theirs.close()
         reply = self._receive(LOAD_TIMEOUT_S)
         if isinstance(reply, Ready):
+            self._learn(reply)
             return reply
         self.kill()
         if isinstance(reply, Failure):
             raise CaptionerError(reply.message)
         raise CaptionerError("the captioner ended while loading its model; run `doctor` to see why")
+
+    def _learn(self, ready: Ready) -> None:
+        """Measure once only, and be patient with a slow machine."""
+        self._patience_s = max(self._patience_s, _PATIENCE_BATCHES * ready.batch_s)
+        self._options = replace(
+            self._options, max_batch_frames=ready.batch_frames, measure_batch=False
+        )
 
     def ask(self, request: Request) -> Answer | Failure:
         """Send one request and wait for its answer.
@@ -122,16 +125,14 @@ class CaptionerProcess:
         except (BrokenPipeError, OSError):
             self.kill()
             return Failure("captioner_died", "the captioner process has died")
-        reply = self._receive(self._answer_timeout_s)
+        reply = self._receive(self._patience_s)
         if isinstance(reply, (Answer, Failure)):
             return reply
         died = self._process is None or not self._process.is_alive()
         self.kill()
         if died:
             return Failure("captioner_died", "the captioner process has died")
-        return Failure(
-            "captioner_hung", f"the captioner gave no answer for {self._answer_timeout_s:g} s"
-        )
+        return Failure("captioner_hung", f"the captioner gave no answer for {self._patience_s:g} s")
 
     def stop(self) -> None:
         """Let the child end by itself, and kill it if it does not. Idempotent."""
@@ -190,6 +191,7 @@ class CaptionerStage:
         self._ledger = ledger
         self._budget = budget
         self._known: dict[str, SlotLayout] = {}
+        self._halvings = 0
         self.ready: Ready | None = None
 
     def open(self) -> None:
@@ -219,11 +221,29 @@ class CaptionerStage:
         for ref in batch.refs:
             self._ledger.encoded(ref.stamp.camera)
             caption = captions.get(ref)
-            if caption is None:
-                self._release(ref)
-            else:
-                self._ledger.captioned(ref.stamp.camera)
+            if caption is not None and self._book_caption(caption):
                 yield CaptionedFrame(caption, ref)
+            else:
+                self._release(ref)
+        self._tell_limit(answer)
+
+    def _book_caption(self, caption: Caption) -> bool:
+        """Book a window; return whether there are words to go on with."""
+        camera = caption.stamp.camera
+        if not caption.words:
+            self._ledger.window_failed(camera, "no_words")
+            return False
+        self._ledger.captioned(camera)
+        if not caption.finished:
+            self._ledger.partial(camera)
+        return True
+
+    def _tell_limit(self, answer: Answer) -> None:
+        if answer.halvings > self._halvings:
+            log.warning(
+                "out of memory; the captioner takes %d frames at once now", answer.batch_limit
+            )
+        self._halvings = answer.halvings
 
     def _new_layouts(self, batch: Batch) -> dict[str, SlotLayout]:
         """Layouts the child does not know yet (a new camera, or one that came back)."""

@@ -8,82 +8,31 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.batch_limit import BatchLimit, best_batch_size
 from pipeline.captioner_evidence import EvidenceSource, WindowEvidence
+from pipeline.captioner_messages import Answer, CaptionerOptions, Failure, Ready, Request
 from pipeline.messages import Alternative, Caption, FrameRef, Word
-from pipeline.slots import FrameSlots, SlotLayout
+from pipeline.slots import FrameSlots
 
-__all__ = ["Answer", "CaptionerOptions", "Failure", "Ready", "Request", "Windows", "serve"]
+__all__ = ["Captioner", "Windows", "serve"]
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class CaptionerOptions:
-    """All a child needs to load and run a captioner."""
-
-    factory: str
-    model: str
-    device: str = "auto"
-    runtime: str = "auto"
-    beam_size: int = 3
-    max_words: int = 20
-    window_frames: int = 5
-    concepts: tuple[str, ...] = ()
-    """Words that every window is asked for, as far as the model's concept head knows them."""
-    probes: tuple[str, ...] = ()
-    """Sentences that every window is scored with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The model is loaded: its square's side in pixels, its identity, and where it runs.
-
-    ``unknown_concepts`` are the asked-for words it cannot give; all of them without a concept head.
-    """
-
-    input_size: int
-    identity: str
-    device: str
-    runtime: str
-    unknown_concepts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Frames to encode; ``due`` marks those whose window is to be captioned.
-
-    ``layouts`` tells of cameras that are new or lie elsewhere now, ``gone`` of those to forget.
-    """
-
-    refs: tuple[FrameRef, ...]
-    due: tuple[bool, ...]
-    layouts: Mapping[str, SlotLayout]
-    gone: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One caption for each due frame, in the request's order."""
-
-    captions: tuple[Caption, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no answer: a reason for the books, a sentence for people."""
-
-    reason: str
-    message: str
+_BATCH_BUDGET_S = 0.5
+_TRIAL_WORDS = 5
+_MOST_THREADS = 8
 
 
 class Hypothesis(Protocol):
@@ -93,6 +42,7 @@ class Hypothesis(Protocol):
     log_probability: float
     words: Sequence[Any]
     alternatives: Sequence[Any]
+    finished: bool
 
 
 class Captioner(Protocol):
@@ -152,6 +102,8 @@ class _Server:
         self._evidence = evidence
         self._slots: dict[str, FrameSlots] = {}
         self._windows = Windows(options.window_frames)
+        self._encoding = BatchLimit(options.max_batch_frames)
+        self._decoding = BatchLimit(options.max_batch_frames)
 
     def answer(self, request: Request) -> Answer:
         for camera in request.gone:
@@ -159,15 +111,20 @@ class _Server:
         for camera, layout in request.layouts.items():
             self._detach(camera)
             self._slots[camera] = FrameSlots.attach(layout)
-        pixels = np.stack([self._slots[r.stamp.camera].square(r.slot) for r in request.refs])
-        features = self._captioner.encode(pixels)
+        squares = [self._slots[r.stamp.camera].square(r.slot) for r in request.refs]
+        features = self._encoding.run(squares, lambda part: self._captioner.encode(np.stack(part)))
         windows, due = [], []
         for ref, frame_features, is_due in zip(request.refs, features, request.due, strict=True):
             self._windows.push(ref.stamp.camera, frame_features, ref.stamp.time_s)
             if is_due:
                 due.append(ref)
                 windows.append(self._windows.window(ref.stamp.camera))
-        return Answer(tuple(self._decode(due, windows)))
+        found = self._decoding.run(list(zip(due, windows, strict=True)), self._caption)
+        return Answer(
+            tuple(found),
+            min(self._encoding.size, self._decoding.size),
+            self._encoding.halvings + self._decoding.halvings,
+        )
 
     def close(self) -> None:
         for slots in self._slots.values():
@@ -178,18 +135,17 @@ class _Server:
             self._slots.pop(camera).close()
             self._windows.forget(camera)
 
-    def _decode(
-        self, due: Sequence[FrameRef], windows: Sequence[tuple[list[Any], list[float]]]
+    def _caption(
+        self, part: Sequence[tuple[FrameRef, tuple[list[Any], list[float]]]]
     ) -> list[Caption]:
-        if not due:
-            return []
+        windows = [window for _, window in part]
         hypotheses = self._captioner.decode(
             windows, beam_size=self._options.beam_size, max_words=self._options.max_words
         )
         evidence = self._evidence.of(windows)
         return [
             _to_caption(ref, hypothesis, found, self._captioner.identity)
-            for ref, hypothesis, found in zip(due, hypotheses, evidence, strict=True)
+            for (ref, _), hypothesis, found in zip(part, hypotheses, evidence, strict=True)
         ]
 
 
@@ -207,18 +163,22 @@ def _to_caption(
         model=identity,
         concepts=evidence.concepts,
         scores=evidence.scores,
+        finished=hypothesis.finished,
     )
 
 
 def serve(pipe: Connection, options: CaptionerOptions) -> None:
     """Run the child: load, say ready, answer until None or the end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Set before the model's libraries load. Half of the cores: the others decode video.
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads()))
     captioner = _load(pipe, options)
     if captioner is None:
         return
     evidence = EvidenceSource(captioner, options.concepts, options.probes)
-    pipe.send(_ready(captioner, evidence))
-    server = _Server(captioner, options, evidence)
+    ready = _ready(captioner, evidence, options)
+    pipe.send(ready)
+    server = _Server(captioner, replace(options, max_batch_frames=ready.batch_frames), evidence)
     try:
         _answer_all(pipe, server)
     finally:
@@ -239,14 +199,45 @@ def _load(pipe: Connection, options: CaptionerOptions) -> Captioner | None:
     return captioner
 
 
-def _ready(captioner: Captioner, evidence: EvidenceSource) -> Ready:
+def _threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(_MOST_THREADS, max(1, cores // 2))
+
+
+def _ready(captioner: Captioner, evidence: EvidenceSource, options: CaptionerOptions) -> Ready:
+    frames, took_s = options.max_batch_frames, 0.0
+    if options.measure_batch:
+        trial = _trial(captioner, options)
+        frames = best_batch_size(trial, options.max_batch_frames, _BATCH_BUDGET_S)
+        began_s = time.perf_counter()
+        trial(frames)
+        took_s = time.perf_counter() - began_s
     return Ready(
         captioner.input_size,
         captioner.identity,
         str(captioner.device),
         str(captioner.runtime),
         evidence.unknown,
+        frames,
+        took_s,
     )
+
+
+def _trial(captioner: Captioner, options: CaptionerOptions) -> Callable[[int], object]:
+    """Return what captions n windows of n frames: noise, in a few words each."""
+    side = captioner.input_size
+    noise = np.random.default_rng(0)
+
+    def caption(count: int) -> object:
+        frames = noise.integers(0, 256, (count, side, side, 3), np.uint8)
+        length = options.window_frames
+        windows = [([one] * length, [0.0] * length) for one in captioner.encode(frames)]
+        return captioner.decode(windows, beam_size=options.beam_size, max_words=_TRIAL_WORDS)
+
+    return caption
 
 
 def _answer_all(pipe: Connection, server: _Server) -> None:

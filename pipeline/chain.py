@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.accounting import Accounting
 from pipeline.batcher import Batch, Batcher, LaneRules
 from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage
+from pipeline.captioner_messages import Ready
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel, Overflow
 from pipeline.config import Config
@@ -42,7 +43,7 @@ class ChainParts:
     rules: RuleSet
     services: Services
     captioner: CaptionerProcess
-    input_size: int
+    ready: Ready
     sinks: Sequence[Sink]
     on_camera_event: Callable[[CameraEvent], None]
 
@@ -69,7 +70,7 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
 
     waiting = parts.config.capture.queue_frames
     frames: Channel[FrameRef] = Channel("frames", waiting, Overflow.DROP_OLDEST, drop)
-    capture = Capture(parts.specs, parts.input_size, frames, parts.on_camera_event)
+    capture = Capture(parts.specs, parts.ready.input_size, frames, parts.on_camera_event)
     stack.callback(capture.close)
     accounting = Accounting(capture, ledger)
     rule_stage = RuleStage(_engine(parts), parts.services.store, _ports(parts, capture))
@@ -90,7 +91,7 @@ def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRe
     """One frame a camera in a batch while any is live; recordings may fill it."""
     per_lane = 1 if any(spec.source.live for spec in parts.specs) else None
     model = parts.config.model
-    return Inlet(frames, model.max_batch_frames, model.max_batch_delay_ms / 1000.0, per_lane)
+    return Inlet(frames, parts.ready.batch_frames, model.max_batch_delay_ms / 1000.0, per_lane)
 
 
 def _batcher(parts: ChainParts, capture: Capture, ledger: Ledger) -> Batcher:

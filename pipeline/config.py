@@ -133,9 +133,13 @@ class ModelConfig(Strict):
     max_words: Annotated[int, Field(ge=3, le=60)] = 20
     window_frames: Annotated[int, Field(ge=1, le=32)] = 5
     max_batch_frames: Annotated[int, Field(ge=1, le=256)] = 16
+    """Most frames in a batch; what pays is measured at the start."""
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 15.0
-    answer_timeout_s: PositiveFloat = 15.0
-    """How long the captioner child may be silent over a batch before it is restarted."""
+    answer_timeout_s: PositiveFloat = 6.0
+    """How long the captioner child may be silent over a batch before it is restarted.
+
+    At least twenty times what a batch took at the start.
+    """
 
 
 class RulesConfig(Strict):

@@ -29,6 +29,8 @@ class CameraBooks:
     captioned: int = 0
     windows_dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     windows_failed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    partial: int = 0
+    """Captions, among those captioned, that found no end."""
 
 
 class Ledger:
@@ -47,7 +49,7 @@ class Ledger:
         self._book(camera, "dropped", reason, count)
 
     def failed(self, camera: str, reason: str, count: int = 1) -> None:
-        """Delivered frames lost to a fault: ``captioner_died``, ``captioner_hung``."""
+        """Delivered frames lost to a fault: ``captioner_died``, ``captioner_hung``, ...."""
         self._book(camera, "failed", reason, count)
 
     def window_due(self, camera: str, count: int = 1) -> None:
@@ -57,6 +59,10 @@ class Ledger:
     def captioned(self, camera: str, count: int = 1) -> None:
         """Windows whose caption was made."""
         self._book(camera, "captioned", "", count)
+
+    def partial(self, camera: str, count: int = 1) -> None:
+        """Captions without an end; booked as captioned too."""
+        self._book(camera, "partial", "", count)
 
     def window_dropped(self, camera: str, reason: str, count: int = 1) -> None:
         """Due windows given up on purpose."""
@@ -82,6 +88,7 @@ class Ledger:
             captioned=counts["captioned", ""],
             windows_dropped=by_reason("windows_dropped"),
             windows_failed=by_reason("windows_failed"),
+            partial=counts["partial", ""],
         )
 
     def _book(self, camera: str, term: str, reason: str, count: int) -> None:

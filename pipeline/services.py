@@ -11,7 +11,7 @@ from redis import RedisError
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink
 from pipeline.alerts.redis_client import RedisUnfit
 from pipeline.captioner import CaptionerProcess
-from pipeline.captioner_child import CaptionerOptions, Ready
+from pipeline.captioner_messages import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, StoreConfig
 from pipeline.redaction import redact
 from pipeline.rules import RuleSet
@@ -49,6 +49,8 @@ def start_captioner(
         window_frames=model.window_frames,
         concepts=rules.concepts,
         probes=rules.probes,
+        max_batch_frames=model.max_batch_frames,
+        measure_batch=True,
     )
     captioner = CaptionerProcess(options, model.answer_timeout_s)
     stack.callback(captioner.kill)

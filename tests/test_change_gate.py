@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def clip_squares(name: str, every: int) -> list[np.ndarray]:
     return squares
 
 
+@functools.cache
 def scene() -> np.ndarray:
     return clip_squares("bikes.mp4", 1000)[0]
 

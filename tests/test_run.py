@@ -176,7 +176,16 @@ def captioner_of(main_pid: int) -> int:
 
 @pytest.mark.fault
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-def test_a_killed_captioner_is_replaced_and_its_batch_is_booked(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("blow", "said", "reason"),
+    [
+        (signal.SIGKILL, "captioner process has died", "captioner_died"),
+        (signal.SIGSTOP, "captioner gave no answer for", "captioner_hung"),
+    ],
+)
+def test_a_lost_captioner_is_replaced_and_its_batch_is_booked(
+    tmp_path: Path, blow: signal.Signals, said: str, reason: str
+):
     with RtspServer(CLIPS) as server:
         process = subprocess.Popen(
             [
@@ -192,15 +201,15 @@ def test_a_killed_captioner_is_replaced_and_its_batch_is_booked(tmp_path: Path):
         while captions < 4 and (line := process.stdout.readline()):
             captions += '"type": "caption"' in line
             if captions == 2 and '"type": "caption"' in line:
-                os.kill(captioner_of(process.pid), signal.SIGKILL)
+                os.kill(captioner_of(process.pid), blow)
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
     assert captions == 4, errors
     assert process.returncode == 130, errors
-    assert "captioner process has died; starting it again" in errors
+    assert said in errors and "starting it again" in errors
     summary = json_lines(rest)[-1]
     assert_books_balance(summary)
-    assert summary["total"]["frames"]["failed"]["captioner_died"] >= 1
+    assert summary["total"]["frames"]["failed"][reason] >= 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ class CameraSummary:
 
     grabbed = unsampled + skipped + dropped + failed + encoded, and
     windows = captioned + windows_dropped + windows_failed; reasons map to counts.
+    ``partial`` are those of the captioned whose caption found no end.
     """
 
     camera: str
@@ -28,6 +29,7 @@ class CameraSummary:
     failed: Mapping[str, int] = field(default_factory=dict)
     windows: int = 0
     captioned: int = 0
+    partial: int = 0
     windows_dropped: Mapping[str, int] = field(default_factory=dict)
     windows_failed: Mapping[str, int] = field(default_factory=dict)
     media_s: float | None = None
@@ -60,6 +62,7 @@ class CameraSummary:
             "windows": {
                 "due": self.windows,
                 "captioned": self.captioned,
+                "partial": self.partial,
                 "dropped": dict(sorted(self.windows_dropped.items())),
                 "failed": dict(sorted(self.windows_failed.items())),
             },
@@ -93,6 +96,7 @@ class RunSummary:
             failed=_added(camera.failed for camera in each),
             windows=sum(camera.windows for camera in each),
             captioned=sum(camera.captioned for camera in each),
+            partial=sum(camera.partial for camera in each),
             windows_dropped=_added(camera.windows_dropped for camera in each),
             windows_failed=_added(camera.windows_failed for camera in each),
             media_s=sum(media) if media else None,

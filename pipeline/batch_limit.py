@@ -1,0 +1,98 @@
+"""How many items go through the model at once: as many as pay, fewer when memory runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+__all__ = ["BatchLimit", "best_batch_size", "is_out_of_memory"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_GROW_AFTER = 50
+_WORTHWHILE = 1.05
+
+
+class BatchLimit:
+    """Runs work in parts of a size that memory allows.
+
+    When a part fails for want of memory the size is halved and the part run again; after
+    50 parts that went well it is doubled, up to ``most``.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.size = most
+        self.halvings = 0
+        self._went_well = 0
+
+    def run(self, items: Sequence[In], work: Callable[[Sequence[In]], Sequence[Out]]) -> list[Out]:
+        """Return what ``work`` makes of all items, in order; each part is run to its end once.
+
+        Raises:
+            Exception: What ``work`` raises; want of memory only when even one item is too many.
+
+        """
+        done: list[Out] = []
+        while len(done) < len(items):
+            part = items[len(done) : len(done) + self.size]
+            try:
+                done.extend(work(part))
+            except Exception as error:
+                if not is_out_of_memory(error) or len(part) == 1:
+                    raise
+                self._shrink(len(part))
+            else:
+                self._grow()
+        return done
+
+    def _shrink(self, failed: int) -> None:
+        self.size = max(1, failed // 2)
+        self.halvings += 1
+        self._went_well = 0
+
+    def _grow(self) -> None:
+        self._went_well += 1
+        if self.size < self.most and self._went_well >= _GROW_AFTER:
+            self.size = min(self.most, self.size * 2)
+            self._went_well = 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory: numpy's, torch's or a CUDA device's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "bad_alloc")
+    )
+
+
+def best_batch_size(
+    work: Callable[[int], object],
+    most: int,
+    budget_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """Find the knee of the throughput by measuring: powers of two up to ``most``.
+
+    Doubling stops when it brings less than 5 % more items a second, when a batch takes longer
+    than ``budget_s``, or when there is no memory for it. ``work(n)`` does a batch of n.
+    """
+    best, best_rate, size = 1, 0.0, 1
+    while size <= most:
+        try:
+            work(size)  # the first run of a size may set it up
+            began_s = clock()
+            work(size)
+        except Exception as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            break
+        took_s = max(clock() - began_s, 1e-9)
+        if size > 1 and (took_s > budget_s or size / took_s < best_rate * _WORTHWHILE):
+            break
+        best, best_rate, size = size, size / took_s, size * 2
+    return best

@@ -1,0 +1,92 @@
+"""Captioners for the child process to load: each has one fault; none needs torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SIDE = 8
+
+
+@dataclass(frozen=True)
+class FakeWord:
+    text: str
+    probability: float = 0.5
+    attention: None = None
+
+
+@dataclass(frozen=True)
+class FakeHypothesis:
+    text: str
+    words: tuple[FakeWord, ...]
+    finished: bool = True
+    log_probability: float = -1.0
+    alternatives: tuple[Any, ...] = ()
+
+
+@dataclass
+class FakeCaptioner:
+    """Says the brightness of each window's frames."""
+
+    input_size: int = SIDE
+    identity: str = "fake"
+    device: str = "cpu"
+    runtime: str = "none"
+    most: int = 1000
+    calls: list[int] = field(default_factory=list)
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        self._admit(len(frames))
+        return frames.reshape(len(frames), -1)[:, :1]
+
+    def decode(
+        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+    ) -> list[FakeHypothesis]:
+        self._admit(len(windows))
+        return [self.say([str(int(one[0])) for one in features]) for features, _ in windows]
+
+    def say(self, words: list[str]) -> FakeHypothesis:
+        return FakeHypothesis(" ".join(words), tuple(map(FakeWord, words)))
+
+    def _admit(self, count: int) -> None:
+        self.calls.append(count)
+        if count > self.most:
+            raise MemoryError(f"no room for {count}")
+
+
+class Unsure(FakeCaptioner):
+    """Finds no end where it is dark, and no words at all where it is black."""
+
+    def say(self, words: list[str]) -> FakeHypothesis:
+        last = int(words[-1])
+        said = words if last else []
+        return FakeHypothesis(" ".join(said), tuple(map(FakeWord, said)), finished=last > 100)
+
+
+class Hanging(FakeCaptioner):
+    """Stops its own process at a white frame."""
+
+    def encode(self, frames: np.ndarray) -> np.ndarray:
+        if frames.max() == 255:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return super().encode(frames)
+
+
+def plain(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return FakeCaptioner()
+
+
+def cramped(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return FakeCaptioner(most=3)
+
+
+def unsure(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return Unsure()
+
+
+def hanging(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return Hanging()
