@@ -29,11 +29,11 @@ class CameraSummary:
     failed: Mapping[str, int] = field(default_factory=dict)
     windows: int = 0
     captioned: int = 0
-    partial: int = 0
     windows_dropped: Mapping[str, int] = field(default_factory=dict)
     windows_failed: Mapping[str, int] = field(default_factory=dict)
     media_s: float | None = None
     error: str | None = None
+    partial: int = 0
 
     @property
     def frames_in_flight(self) -> int:
