@@ -1,0 +1,1 @@
+"""The commands of ``watchword``: one group a file, mounted in ``run_stream.py``."""

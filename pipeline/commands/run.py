@@ -1,0 +1,106 @@
+"""``run``: the main job."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from pipeline.assembly import Printer, Run, camera_infos, camera_specs
+from pipeline.commands.common import SHIPPED_RULES, ExitCode, WrongUse
+from pipeline.config import Config, load_config
+from pipeline.outputs.terminal import TerminalView
+from pipeline.redaction import redact
+from pipeline.rules import load_rules
+from pipeline.sources import expand_sources
+
+__all__ = ["run", "watch"]
+
+
+def run(  # noqa: PLR0913 - one parameter an option, as the command-line library wants them
+    sources: Annotated[list[str] | None, typer.Argument(help="[NAME=]SOURCE …")] = None,
+    config: Annotated[Path | None, typer.Option(help="A configuration file.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or path of a checkpoint.")] = None,
+    beam_size: Annotated[int | None, typer.Option(min=1, max=20)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="auto, eager, openvino, openvino-bf16 or cuda-graph.")
+    ] = None,
+    analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second.")] = None,
+    captions_per_second: Annotated[float | None, typer.Option()] = None,
+    rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
+    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco")] = None,
+    start_time: Annotated[str | None, typer.Option(help="When a recording began.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
+) -> None:
+    """Caption cameras and recordings, and raise alerts."""
+    loaded = Config() if config is None else load_config(config)
+    merged = _merged(
+        loaded,
+        {
+            "model": {"name": model, "beam_size": beam_size, "device": device, "runtime": runtime},
+            "capture": {"analysis_fps": analysis_fps, "captions_per_second": captions_per_second},
+            "rules": {"file": None if rules is None else str(rules)},
+            "redis": {"url": redis_url},
+            "output": {
+                "directory": None if output is None else str(output),
+                "formats": None if format is None else tuple(format.split(",")),
+            },
+            "store": {"path": None if output is None else str(output / "watchword.sqlite3")},
+        },
+    )
+    raise typer.Exit(watch(merged, sources or [], start_time, as_json=json, quiet=quiet))
+
+
+def watch(
+    config: Config, sources: list[str], start_time: str | None, *, as_json: bool, quiet: bool
+) -> ExitCode:
+    """Watch until the recordings end or somebody stops it, and say how it ended."""
+    texts = sources or [f"{name}={camera.source}" for name, camera in config.cameras.items()]
+    if not texts:
+        raise WrongUse("nothing to watch: give a SOURCE, or --config with cameras")
+    named = expand_sources(texts)
+    rules = load_rules(config.rules.file or SHIPPED_RULES)
+    specs = camera_specs(config, named, start_time)
+    view = None if as_json else TerminalView(Console(), camera_infos(specs), quiet)
+    with Run(config, specs, rules, view) as this_run:
+        sys.stderr.write(
+            f"model {this_run.ready.identity} on {this_run.ready.device}; "
+            f"alerts on {redact(this_run.redis_url)}\n"
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: this_run.request_stop())
+        if view is None:
+            summary = this_run.go()
+            Printer().line(summary.to_json())
+        else:
+            with view:
+                summary = this_run.go()
+            view.summary(summary)
+        failed = this_run.errors()
+    for sentence in failed.values():
+        sys.stderr.write(f"watchword: {redact(sentence)}\n")
+    if summary.interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def _merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:
+    """Overlay what the command line sets; values are checked by the same schema."""
+    data = config.model_dump()
+    for section, values in overrides.items():
+        data[section].update({key: value for key, value in values.items() if value is not None})
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise WrongUse(f"{where}: {first['msg']}") from None
