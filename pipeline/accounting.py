@@ -19,11 +19,11 @@ class Accounting:
 
     def __init__(self, capture: Capture, ledger: Ledger) -> None:
         self._capture = capture
-        self._ledger = ledger
+        self.ledger = ledger
 
     def drop(self, ref: FrameRef, reason: str) -> None:
         """Book a delivered frame that nobody will encode."""
-        self._ledger.dropped(ref.stamp.camera, reason)
+        self.ledger.dropped(ref.stamp.camera, reason)
         self._capture.release(ref)
 
     def abandon(self, item: object) -> None:
@@ -34,14 +34,15 @@ class Accounting:
             for ref, due in zip(item.refs, item.due, strict=True):
                 self.drop(ref, "aborted")
                 if due:
-                    self._ledger.window_dropped(ref.stamp.camera, "aborted")
+                    self.ledger.window_dropped(ref.stamp.camera, "aborted")
         elif isinstance(item, CaptionedFrame):
             self._capture.release(item.ref)
 
     def camera(self, name: str) -> CameraSummary:
         """Sum one camera up, as it stands now."""
         account = self._capture.accounts()[name]
-        books = self._ledger.books(name)
+        books = self.ledger.books(name)
+        status = self._capture.status().get(name)  # None for a camera that was removed
         return CameraSummary(
             camera=name,
             grabbed=account.grabbed,
@@ -55,6 +56,6 @@ class Accounting:
             partial=books.partial,
             windows_dropped=books.windows_dropped,
             windows_failed=books.windows_failed,
-            media_s=self._capture.status()[name].position_s,
+            media_s=None if status is None else status.position_s,
             error=self._capture.errors().get(name),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,15 +16,17 @@ from pipeline.camera_specs import camera_infos, camera_specs
 from pipeline.captioner_messages import Ready
 from pipeline.capture import CameraSpec
 from pipeline.chain import Chain, ChainParts, build_chain
-from pipeline.config import Config
 from pipeline.messages import CameraEvent
+from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
 from pipeline.outputs.stage import Sink
 from pipeline.outputs.terminal import TerminalView
-from pipeline.rules import RuleSet
+from pipeline.reload import Differences, Reloader
+from pipeline.run_setup import Setup
 from pipeline.services import Services, open_services, start_captioner
 from pipeline.sinks import CaptionChannel, Printer
 from pipeline.sources import SourceKind
+from pipeline.telemetry import open_telemetry
 
 __all__ = ["CAPTIONER_FACTORY", "Printer", "Run", "camera_infos", "camera_specs"]
 
@@ -34,17 +36,12 @@ CAPTIONER_FACTORY = "models:load_captioner"
 class Run:
     """One run from start to summary. Use as a context manager: whatever happens, all is freed."""
 
-    def __init__(
-        self,
-        config: Config,
-        specs: Sequence[CameraSpec],
-        rules: RuleSet,
-        view: TerminalView | None = None,
-    ) -> None:
-        self.config = config
-        self.specs = tuple(specs)
-        self.rules = rules
+    def __init__(self, setup: Setup, view: TerminalView | None = None) -> None:
+        self.setup = setup
+        self.config, self.specs, self.rules = setup.config, setup.specs, setup.rules
         self.view = view
+        self._cameras = {spec.name: spec for spec in self.specs}  # with those removed by a reload
+        self._reloader: Reloader | None = None
         self._stack = ExitStack()
         self._started_s = time.monotonic()
         self._interrupted = False
@@ -80,6 +77,11 @@ class Run:
         """End the run after a drain; for signal handlers."""
         self.chain.supervisor.request_stop()
 
+    def reload_from(self, reread: Callable[[], Setup]) -> Reloader:
+        """Follow changes of the set-up's files, and requests to the reloader given back."""
+        self._reloader = Reloader(self.setup, reread, self._apply, self._say)
+        return self._reloader
+
     def go(self) -> RunSummary:
         """Run to the end of the sources, a stop, or a failure; drain; write files; sum up.
 
@@ -107,6 +109,7 @@ class Run:
 
     def _build(self) -> None:
         config = self.config
+        telemetry = open_telemetry(config.metrics, self._stack)
         # The model first: it is what fails most, and nothing has been written by then.
         captioner, self.ready = start_captioner(
             config.model, self.rules, CAPTIONER_FACTORY, self._stack
@@ -114,6 +117,7 @@ class Run:
         self._outputs = self._open_outputs()
         self.services = open_services(config, self._stack)
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
+        telemetry.ask_redis(self.services.redis.problem)
         self.chain = build_chain(
             ChainParts(
                 config=config,
@@ -122,11 +126,39 @@ class Run:
                 services=self.services,
                 captioner=captioner,
                 ready=self.ready,
-                sinks=self._sinks(),
+                sinks=[*self._sinks(), telemetry.metrics],
+                metrics=telemetry.metrics,
                 on_camera_event=self._camera_events.tell,
             ),
             self._stack,
         )
+        telemetry.watch(self._counted())
+        self._stack.callback(telemetry.close)  # first of all: what it reads is still there
+
+    def _counted(self) -> RunParts:
+        chain, services = self.chain, self.services
+        return RunParts(
+            chain.capture,
+            chain.accounting.ledger,
+            chain.supervisor,
+            chain.rule_stage,
+            services.store,
+            services.publisher,
+        )
+
+    def _apply(self, setup: Setup, found: Differences) -> None:
+        for spec in found.added:
+            self._outputs.add(CameraSource(spec.name, _recording(spec)))
+        self.chain.apply(setup, found)
+        if new := sorted(set(setup.rules.concepts) - set(self.rules.concepts)):
+            self._say(f"the model is asked for {', '.join(new)} only after a restart")
+        self._cameras |= {spec.name: spec for spec in (*found.added, *found.changed)}
+
+    def _say(self, text: str) -> None:
+        if self.view is not None:
+            self.view.message(text)
+        else:
+            sys.stderr.write(f"watchword: {text}\n")
 
     def _open_outputs(self) -> OutputSet:
         output = self.config.output
@@ -148,6 +180,8 @@ class Run:
     def _on_poll(self) -> None:
         self._camera_events.retry()
         self._show_progress()
+        if self._reloader is not None:
+            self._reloader.poll()
 
     def _show_progress(self) -> None:
         if self.view is None:
@@ -163,12 +197,12 @@ class Run:
         return {
             spec.name: spec.source.live
             or (not self._interrupted and spec.name not in errors and spec.name in status)
-            for spec in self.specs
+            for spec in self._cameras.values()
         }
 
     def _summary(self, files: tuple[Path, ...]) -> RunSummary:
         return RunSummary(
-            cameras=tuple(self.chain.accounting.camera(spec.name) for spec in self.specs),
+            cameras=tuple(self.chain.accounting.camera(name) for name in self._cameras),
             alerts=dict(self.chain.rule_stage.started),
             wall_s=time.monotonic() - self._started_s,
             files=files,

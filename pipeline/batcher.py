@@ -44,6 +44,7 @@ class WindowSchedule:
     """
 
     def __init__(self, captions_per_second: float) -> None:
+        self.captions_per_second = captions_per_second
         self._period_s = 1.0 / captions_per_second
         self._start_s = 0.0
         self._last_s: float | None = None
@@ -89,6 +90,8 @@ class Batcher:
         self._release = release
         self._ledger = ledger
         self._monotonic_ns = monotonic_ns
+        self.on_batch: Callable[[int], None] = lambda frames: None
+        """Told how many frames each batch holds."""
         self._schedules: dict[str, WindowSchedule] = {}
 
     def open(self) -> None:
@@ -101,6 +104,7 @@ class Batcher:
             return
         # A round-robin take interleaves cameras; a stable sort by sequence keeps each in order.
         fresh.sort(key=lambda ref: ref.stamp.sequence)
+        self.on_batch(len(fresh))
         yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh))
 
     def flush(self) -> Iterable[Batch]:
@@ -126,9 +130,9 @@ class Batcher:
         return False
 
     def _due(self, stamp: FrameStamp) -> bool:
+        rate = self._lanes[stamp.camera].captions_per_second
         schedule = self._schedules.get(stamp.camera)
-        if schedule is None:
-            rate = self._lanes[stamp.camera].captions_per_second
+        if schedule is None or schedule.captions_per_second != rate:  # new, or changed by a reload
             schedule = self._schedules[stamp.camera] = WindowSchedule(rate)
         due = schedule.due(stamp)
         if due:

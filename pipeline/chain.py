@@ -19,10 +19,13 @@ from pipeline.channel import Channel, Overflow
 from pipeline.config import Config
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, CameraEvent, FrameRef
+from pipeline.metrics import Metrics
 from pipeline.outputs.stage import OutputStage, Sink
+from pipeline.reload import Differences, camera_groups
 from pipeline.restarts import RestartBudget
 from pipeline.rules import RuleEngine, RuleSet
 from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
+from pipeline.run_setup import Setup
 from pipeline.services import Services
 from pipeline.supervisor import Supervisor
 from pipeline.worker import Inlet, Worker
@@ -45,6 +48,7 @@ class ChainParts:
     captioner: CaptionerProcess
     ready: Ready
     sinks: Sequence[Sink]
+    metrics: Metrics
     on_camera_event: Callable[[CameraEvent], None]
 
 
@@ -56,6 +60,26 @@ class Chain:
     supervisor: Supervisor
     accounting: Accounting
     rule_stage: RuleStage
+    lanes: dict[str, LaneRules]
+
+    def apply(self, setup: Setup, found: Differences) -> None:
+        """Bring the running stages to another set-up; what does not differ is not touched.
+
+        Raises:
+            OSError: There is no room for a camera's shared memory.
+
+        """
+        for name in found.removed:
+            self.capture.remove(name)
+            self.lanes.pop(name, None)
+        for spec in found.changed:
+            self.capture.change(spec)
+            self.lanes[spec.name] = _lane_rules(spec)
+        for spec in found.added:
+            self.lanes[spec.name] = _lane_rules(spec)
+            self.capture.add(spec)
+        if found.rules:
+            self.rule_stage.replace_rules(setup.rules, camera_groups(setup.config))
 
 
 def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
@@ -77,14 +101,18 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     batches: Channel[Batch] = Channel("batches", _BATCHES_AHEAD)
     captions: Channel[CaptionedFrame] = Channel("captions", _CAPTIONS_AHEAD)
     judged: Channel[Judged] = Channel("judged", _CAPTIONS_AHEAD)
+    told = (failed, parts.metrics.stage_worked)
+    lanes = {spec.name: _lane_rules(spec) for spec in parts.specs}
+    batcher = Batcher(lanes, capture.release, ledger)
+    batcher.on_batch = parts.metrics.batch_made
     workers: list[Worker[Any, Any]] = [
-        Worker(_batcher(parts, capture, ledger), _frames_inlet(parts, frames), batches, failed),
-        Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, failed),
-        Worker(rule_stage, Inlet(captions, idle_s=_IDLE_S), judged, failed),
-        Worker(OutputStage(parts.sinks), Inlet(judged, _CAPTIONS_AHEAD), None, failed),
+        Worker(batcher, _frames_inlet(parts, frames), batches, *told),
+        Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
+        Worker(rule_stage, Inlet(captions, idle_s=_IDLE_S), judged, *told),
+        Worker(OutputStage(parts.sinks), Inlet(judged, _CAPTIONS_AHEAD), None, *told),
     ]
     supervisor = Supervisor(capture, workers, accounting.abandon)
-    return Chain(capture, supervisor, accounting, rule_stage)
+    return Chain(capture, supervisor, accounting, rule_stage, lanes)
 
 
 def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRef]:
@@ -92,10 +120,6 @@ def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRe
     per_lane = 1 if any(spec.source.live for spec in parts.specs) else None
     model = parts.config.model
     return Inlet(frames, parts.ready.batch_frames, model.max_batch_delay_ms / 1000.0, per_lane)
-
-
-def _batcher(parts: ChainParts, capture: Capture, ledger: Ledger) -> Batcher:
-    return Batcher({spec.name: _lane_rules(spec) for spec in parts.specs}, capture.release, ledger)
 
 
 def _lane_rules(spec: CameraSpec) -> LaneRules:
@@ -110,14 +134,10 @@ def _captioner(parts: ChainParts, capture: Capture, ledger: Ledger) -> Captioner
 
 
 def _engine(parts: ChainParts) -> RuleEngine:
-    groups: dict[str, list[str]] = {}
-    for name, camera in parts.config.cameras.items():
-        for group in camera.groups:
-            groups.setdefault(group, []).append(name)
     # Only live cameras go on where a run before stopped: a recording begins anew.
     live = any(spec.source.live for spec in parts.specs)
     state = parts.services.store.state("rules") if live else None
-    return RuleEngine(parts.rules, state=state, groups=groups)
+    return RuleEngine(parts.rules, state=state, groups=camera_groups(parts.config))
 
 
 def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:

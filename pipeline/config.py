@@ -25,6 +25,7 @@ __all__ = [
     "CaptureConfig",
     "Config",
     "ConfigError",
+    "MetricsConfig",
     "ModelConfig",
     "OutputConfig",
     "Polygon",
@@ -181,6 +182,13 @@ class OutputConfig(Strict):
     )
 
 
+class MetricsConfig(Strict):
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer. Without a port they do not."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    host: str = "127.0.0.1"
+
+
 class Config(Strict):
     """A whole configuration file."""
 
@@ -191,6 +199,7 @@ class Config(Strict):
     redis: RedisConfig = RedisConfig()
     store: StoreConfig = StoreConfig()
     output: OutputConfig = OutputConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @field_validator("cameras")
     @classmethod

@@ -103,7 +103,7 @@ class Supervisor:
 
         """
         while True:
-            failure = self._failure() or self._stalled()
+            failure = self.failure()
             if failure is not None:
                 raise failure
             if self._stop_requested:
@@ -140,6 +140,10 @@ class Supervisor:
     def health(self) -> tuple[StageHealth, ...]:
         """Health of every stage, upstream first."""
         return tuple(worker.health() for worker in self._workers)
+
+    def failure(self) -> StageFailed | None:
+        """What has failed or stalled, or None."""
+        return self._failure() or self._stalled()
 
     def _channels(self) -> list[Channel[Any]]:
         return [worker.inlet.channel for worker in self._workers]

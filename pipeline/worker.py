@@ -63,6 +63,7 @@ class Worker(Generic[In, Out]):
 
     When the stage fails, both ends are closed so that no neighbour waits for ever, the error is
     kept in :attr:`error`, and ``on_failure`` is told. Errors in ``close`` are reported likewise.
+    ``on_worked`` is told the seconds that each call of the stage took.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Worker(Generic[In, Out]):
         inlet: Inlet[In],
         outlet: Channel[Out] | None,
         on_failure: Callable[[Worker[Any, Any]], None],
+        on_worked: Callable[[str, float], None] = lambda stage, seconds: None,
     ) -> None:
         self.stage = stage
         self.inlet = inlet
@@ -78,6 +80,7 @@ class Worker(Generic[In, Out]):
         self.error: Exception | None = None
         self.opened = threading.Event()
         self._on_failure = on_failure
+        self._on_worked = on_worked
         self._processed = 0
         self._last_progress_ns = time.monotonic_ns()
         self._busy = False
@@ -126,17 +129,25 @@ class Worker(Generic[In, Out]):
             if not items and self.inlet.channel.drained:
                 break
             self._busy = bool(items)
-            self._emit(self.stage.process(items))
+            began_s = time.monotonic()
+            waited_s = self._emit(self.stage.process(items))
+            if items:
+                self._on_worked(self.stage.name, time.monotonic() - began_s - waited_s)
             self._processed += len(items)
             self._progress()
         self._emit(self.stage.flush())
 
-    def _emit(self, outputs: Iterable[Out]) -> None:
+    def _emit(self, outputs: Iterable[Out]) -> float:
+        """Pass outputs on; return the seconds that the next stage's queue made us wait."""
+        waited_s = 0.0
         for output in outputs:
             if self.outlet is None:
                 raise TypeError(f"stage {self.stage.name} gave an output and has no outlet")
+            before_s = time.monotonic()
             self.outlet.put(output)
+            waited_s += time.monotonic() - before_s
             self._progress()
+        return waited_s
 
     def _progress(self) -> None:
         self._busy = False

@@ -98,6 +98,14 @@ class RedisSink:
             self._caption_pause_until_s = time.monotonic() + 1.0
             log.debug("caption not published: %s", redact(str(error)))
 
+    def problem(self) -> str | None:
+        """Why Redis does not answer now, free of secrets; None when it does. Asks it."""
+        try:
+            self._caption_client.ping()
+        except redis.RedisError as error:
+            return redact(str(error))
+        return None
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()

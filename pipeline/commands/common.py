@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
+from pipeline.run_setup import SHIPPED_RULES
+
 __all__ = ["DEMO_RULES", "SHIPPED_RULES", "ExitCode", "WrongUse"]
 
 _CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED_RULES = _CONFIGS / "rules.yaml"
 DEMO_RULES = _CONFIGS / "demo_rules.yaml"
 
 
@@ -21,5 +22,5 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-class WrongUse(Exception):
+class WrongUse(ValueError):
     """Something the user can mend: one line on the screen, exit code 2."""

@@ -14,6 +14,7 @@ from pipeline.alerts.render import event_line
 from pipeline.commands.common import DEMO_RULES, WrongUse
 from pipeline.commands.run import watch
 from pipeline.config import Config
+from pipeline.run_setup import read_setup
 
 __all__ = ["demo"]
 
@@ -35,7 +36,7 @@ def demo(
                 "store": {"path": str(_fresh(output / "watchword.sqlite3"))},
             }
         )
-        code = watch(config, sources, None, as_json=False, quiet=False)
+        code = watch(lambda: read_setup(config, None, sources, None), as_json=False, quiet=False)
         print("\nread back from Redis:")
         quiet_reads = iter(range(2))
         for event in follow(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,14 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from pipeline.assembly import Printer, Run, camera_infos, camera_specs
-from pipeline.commands.common import SHIPPED_RULES, ExitCode, WrongUse
+from pipeline.assembly import Printer, Run, camera_infos
+from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.config import Config, load_config
 from pipeline.outputs.terminal import TerminalView
 from pipeline.redaction import redact
-from pipeline.rules import load_rules
-from pipeline.sources import expand_sources
+from pipeline.run_setup import Setup, read_setup
 
-__all__ = ["run", "watch"]
+__all__ = ["merged", "run", "watch"]
 
 
 def run(  # noqa: PLR0913 - one parameter an option, as the command-line library wants them
@@ -42,42 +42,44 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
     """Caption cameras and recordings, and raise alerts."""
-    loaded = Config() if config is None else load_config(config)
-    merged = _merged(
-        loaded,
-        {
-            "model": {"name": model, "beam_size": beam_size, "device": device, "runtime": runtime},
-            "capture": {"analysis_fps": analysis_fps, "captions_per_second": captions_per_second},
-            "rules": {"file": None if rules is None else str(rules)},
-            "redis": {"url": redis_url},
-            "output": {
-                "directory": None if output is None else str(output),
-                "formats": None if format is None else tuple(format.split(",")),
-            },
-            "store": {"path": None if output is None else str(output / "watchword.sqlite3")},
+    overrides: dict[str, dict[str, object]] = {
+        "model": {"name": model, "beam_size": beam_size, "device": device, "runtime": runtime},
+        "capture": {"analysis_fps": analysis_fps, "captions_per_second": captions_per_second},
+        "rules": {"file": None if rules is None else str(rules)},
+        "redis": {"url": redis_url},
+        "output": {
+            "directory": None if output is None else str(output),
+            "formats": None if format is None else tuple(format.split(",")),
         },
-    )
-    raise typer.Exit(watch(merged, sources or [], start_time, as_json=json, quiet=quiet))
+        "store": {"path": None if output is None else str(output / "watchword.sqlite3")},
+    }
+
+    def read() -> Setup:
+        loaded = Config() if config is None else load_config(config)
+        return read_setup(merged(loaded, overrides), config, sources or [], start_time)
+
+    raise typer.Exit(watch(read, as_json=json, quiet=quiet))
 
 
-def watch(
-    config: Config, sources: list[str], start_time: str | None, *, as_json: bool, quiet: bool
-) -> ExitCode:
-    """Watch until the recordings end or somebody stops it, and say how it ended."""
-    texts = sources or [f"{name}={camera.source}" for name, camera in config.cameras.items()]
-    if not texts:
+def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
+    """Watch until the recordings end or somebody stops it, and say how it ended.
+
+    ``read`` gives what the run is made of; it is asked again for every reload.
+    """
+    setup = read()
+    if not setup.specs:
         raise WrongUse("nothing to watch: give a SOURCE, or --config with cameras")
-    named = expand_sources(texts)
-    rules = load_rules(config.rules.file or SHIPPED_RULES)
-    specs = camera_specs(config, named, start_time)
-    view = None if as_json else TerminalView(Console(), camera_infos(specs), quiet)
-    with Run(config, specs, rules, view) as this_run:
+    view = None if as_json else TerminalView(Console(), camera_infos(setup.specs), quiet)
+    with Run(setup, view) as this_run:
+        reloader = this_run.reload_from(read)
         sys.stderr.write(
             f"model {this_run.ready.identity} on {this_run.ready.device}; "
             f"alerts on {redact(this_run.redis_url)}\n"
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: this_run.request_stop())
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda *_: reloader.request())
         if view is None:
             summary = this_run.go()
             Printer().line(summary.to_json())
@@ -93,11 +95,12 @@ def watch(
     return ExitCode.FAILED if failed else ExitCode.DONE
 
 
-def _merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:
+def merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:
     """Overlay what the command line sets; values are checked by the same schema."""
-    data = config.model_dump()
+    data = config.model_dump(exclude_unset=True)  # what a camera leaves unset stays the file's
     for section, values in overrides.items():
-        data[section].update({key: value for key, value in values.items() if value is not None})
+        given = {key: value for key, value in values.items() if value is not None}
+        data.setdefault(section, {}).update(given)
     try:
         return Config.model_validate(data)
     except ValidationError as error:

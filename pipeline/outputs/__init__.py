@@ -74,11 +74,26 @@ class OutputSet:
         self.formats = tuple(formats)
         _refuse_unknown(self.formats)
         self._refuse_collisions(cameras)
+        self._encoders, self._resume = encoders or Encoders(), resume
+        self._cameras: list[CameraSource] = []
         self._outputs: dict[str, CameraOutput] = {}
         for camera in cameras:
-            self._outputs[camera.name] = CameraOutput(
-                self.directory, camera, self.formats, encoders or Encoders(), resume
-            )
+            self.add(camera)
+
+    def add(self, camera: CameraSource) -> None:
+        """Open the files of one more camera; one that was there before goes on with its files.
+
+        Raises:
+            OutputError: Another camera would write the same files, or they cannot be written.
+
+        """
+        if camera.name in self._outputs:
+            return
+        self._refuse_collisions([*self._cameras, camera])
+        self._outputs[camera.name] = CameraOutput(
+            self.directory, camera, self.formats, self._encoders, self._resume
+        )
+        self._cameras.append(camera)
 
     def resume_mark(self, camera: str) -> ResumeMark | None:
         """How far a run before got with this camera; None when it begins anew."""

@@ -102,6 +102,25 @@ class RuleEngine:
                     alerts += lifecycle.end(known.last)
         return alerts
 
+    def replace_rules(
+        self, rules: RuleSet, groups: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Alert]:
+        """Go on with other rules; alerts of rules that watch a camera no more end here.
+
+        A rule that keeps its name keeps what it remembers: its open alert, cooldown and snooze.
+        """
+        alerts: list[Alert] = []
+        for name, camera in self._cameras.items():
+            kept = {rule.spec.name for rule in rules.of_camera(name, dict(groups or {}))}
+            for judge in self._judges_of(name):
+                rule = judge.rule.spec.name
+                if rule not in kept and rule in camera.tracks and camera.last is not None:
+                    alerts += self._lifecycle(camera, judge.rule)[0].end(camera.last)
+            camera.tracks = {rule: track for rule, track in camera.tracks.items() if rule in kept}
+        self._rules, self._groups = rules, dict(groups or {})
+        self._watching.clear()
+        return alerts
+
     def snooze(self, camera: str, rule: str, duration_s: float) -> None:
         """Start no alert of a rule on a camera for so long from its last caption on."""
         known = self._cameras.setdefault(camera, CameraTrack(boot=self._boot))

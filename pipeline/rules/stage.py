@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.captioner import CaptionedFrame
 from pipeline.messages import Alert, AlertState, Caption, FrameRef
 from pipeline.rules.engine import RuleEngine
+from pipeline.rules.ruleset import RuleSet
 from pipeline.store import Backlog, Store, StoreError, Work
 
 __all__ = ["Judged", "RuleStage", "RuleStagePorts"]
@@ -63,12 +64,14 @@ class RuleStage:
         self._ports = ports
         self.started: Counter[str] = Counter()
         """Alerts started, by rule."""
+        self._new_rules: tuple[RuleSet, Mapping[str, Sequence[str]]] | None = None
 
     def open(self) -> None:
         """Nothing to acquire."""
 
     def process(self, items: Sequence[CaptionedFrame]) -> Iterable[Judged]:
         """Judge each caption; with no items, end the alerts of cameras that fell silent."""
+        yield from self._take_new_rules()
         if not items:
             alerts = self._engine.tick(time.monotonic_ns() / 1e9)
             if alerts or self._backlog:
@@ -97,6 +100,22 @@ class RuleStage:
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def replace_rules(self, rules: RuleSet, groups: Mapping[str, Sequence[str]]) -> None:
+        """Judge by other rules from the next call on; any thread may call."""
+        self._new_rules = (rules, groups)
+
+    def _take_new_rules(self) -> Iterable[Judged]:
+        if self._new_rules is None:
+            return
+        (rules, groups), self._new_rules = self._new_rules, None
+        alerts = self._engine.replace_rules(rules, groups)
+        if alerts:
+            yield from self._record(None, alerts, {})
+
+    def suppressed(self) -> dict[tuple[str, str], int]:
+        """Matches that started no alert, by (rule, reason); any thread may ask."""
+        return self._engine.suppressed()
 
     def _judge(self, item: CaptionedFrame) -> Iterable[Judged]:
         try:
