@@ -11,7 +11,7 @@ import typer
 
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.captioner import CaptionerError
-from pipeline.commands import rules
+from pipeline.commands import alerts, rules
 from pipeline.commands.check import check
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.commands.demo import demo
@@ -35,6 +35,7 @@ app = typer.Typer(
 for command in (run, demo, subscribe, check):
     app.command()(command)
 app.add_typer(rules.app, name="rules")
+app.add_typer(alerts.app, name="alerts")
 
 _COMMANDS = frozenset(typer.main.get_group(app).commands)
 _OF_THE_APP = ("--help", "-h", "--install-", "--show-")

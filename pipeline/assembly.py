@@ -115,7 +115,7 @@ class Run:
             config.model, self.rules, CAPTIONER_FACTORY, self._stack
         )
         self._outputs = self._open_outputs()
-        self.services = open_services(config, self._stack)
+        self.services = open_services(config, self.rules, self._stack)
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
         telemetry.ask_redis(self.services.redis.problem)
         self.chain = build_chain(

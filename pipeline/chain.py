@@ -97,7 +97,8 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     capture = Capture(parts.specs, parts.ready.input_size, frames, parts.on_camera_event)
     stack.callback(capture.close)
     accounting = Accounting(capture, ledger)
-    rule_stage = RuleStage(_engine(parts), parts.services.store, _ports(parts, capture))
+    services = parts.services
+    rule_stage = RuleStage(_engine(parts), services.book, services.store, _ports(parts, capture))
     batches: Channel[Batch] = Channel("batches", _BATCHES_AHEAD)
     captions: Channel[CaptionedFrame] = Channel("captions", _CAPTIONS_AHEAD)
     judged: Channel[Judged] = Channel("judged", _CAPTIONS_AHEAD)
@@ -150,4 +151,7 @@ def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
     def snapshot_key(alert: Alert) -> str:
         return f"{prefix}:snapshot:{alert.id}"
 
-    return RuleStagePorts(preview, capture.release, parts.services.publisher.wake, snapshot_key)
+    services = parts.services
+    return RuleStagePorts(
+        preview, capture.release, services.publisher.wake, snapshot_key, services.reviews.take
+    )

@@ -26,6 +26,8 @@ __all__ = [
     "FrameRef",
     "FrameStamp",
     "Region",
+    "Review",
+    "ReviewState",
     "StageHealth",
     "Word",
 ]
@@ -165,6 +167,8 @@ class AlertState(str, Enum):
     STARTED = "started"
     UPDATED = "updated"
     ENDED = "ended"
+    ESCALATED = "escalated"
+    """Nobody has acknowledged it in the time its rule allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,33 @@ class Alert:
     rules_version: str = ""
     snapshot: str | None = None
     seq: int | None = None
+
+
+class ReviewState(str, Enum):
+    """What people have done about an alert."""
+
+    ACKNOWLEDGED = "acknowledged"
+    SNOOZED = "snoozed"
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One change of an alert's review; ``revision`` counts them from 1. Times are aware UTC.
+
+    A snooze has ``until``. One of cameras and rules in general names no alert of theirs:
+    ``alert_id`` is its own, and ``camera`` and ``rule`` may be globs.
+    """
+
+    alert_id: str
+    revision: int
+    state: ReviewState
+    camera: str
+    rule: str
+    time: datetime
+    by: str
+    note: str = ""
+    until: datetime | None = None
 
 
 class CameraState(str, Enum):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink
+from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, ReviewFollower
 from pipeline.alerts.redis_client import RedisUnfit
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_messages import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, StoreConfig
 from pipeline.redaction import redact
-from pipeline.rules import RuleSet
+from pipeline.rules import ReviewBook, RuleSet
 from pipeline.store import Housekeeper, Retention, Store
 
 __all__ = ["Services", "open_services", "start_captioner"]
@@ -28,6 +28,8 @@ class Services:
     redis_url: str
     redis: RedisSink
     publisher: Publisher
+    book: ReviewBook
+    reviews: ReviewFollower
 
 
 def start_captioner(
@@ -63,8 +65,8 @@ def start_captioner(
     return captioner, ready
 
 
-def open_services(config: Config, stack: ExitStack) -> Services:
-    """Open the store, find or start a Redis, start the publisher; ``stack`` closes them.
+def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
+    """Open the store, find or start a Redis, start what talks to it; ``stack`` closes all.
 
     Raises:
         StoreError: The store cannot be opened.
@@ -79,7 +81,11 @@ def open_services(config: Config, stack: ExitStack) -> Services:
     publisher = Publisher(store, sink)
     publisher.start()
     stack.callback(publisher.stop, 0.0)
-    return Services(store, redis_url, sink, publisher)
+    book = ReviewBook(rules, store.state("reviews"))
+    reviews = ReviewFollower(config.redis, redis_url, book.position)
+    reviews.start()
+    stack.callback(reviews.stop)
+    return Services(store, redis_url, sink, publisher, book, reviews)
 
 
 def _check(sink: RedisSink, redis_url: str) -> None:

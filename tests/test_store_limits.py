@@ -17,7 +17,7 @@ from waiting import until
 
 from pipeline.captioner import CaptionedFrame
 from pipeline.messages import Caption, FrameRef, FrameStamp
-from pipeline.rules import RuleEngine, load_rules
+from pipeline.rules import ReviewBook, RuleEngine, load_rules
 from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
 from pipeline.store import Backlog, Housekeeper, Retention, Store, StoreError, Work
 from pipeline.store.schema import _FIRST
@@ -187,14 +187,14 @@ def test_backlog_keeps_only_the_newest_pictures(store: Store) -> None:
 
 
 def _stage(store: Store) -> RuleStage:
-    root = Path(__file__).parent.parent
+    rules = load_rules(Path(__file__).parent.parent / "configs" / "rules.yaml")
     ports = RuleStagePorts(
         preview=lambda ref: np.zeros((48, 64, 3), np.uint8),
         release=lambda ref: None,
         wake=lambda: None,
         snapshot_key=lambda alert: f"watchword:snapshot:{alert.id}",
     )
-    return RuleStage(RuleEngine(load_rules(root / "configs" / "rules.yaml")), store, ports)
+    return RuleStage(RuleEngine(rules), ReviewBook(rules), store, ports)
 
 
 def _frames(count: int) -> list[CaptionedFrame]:

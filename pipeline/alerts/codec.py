@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
-from pipeline.messages import Alert, CameraEvent, Evidence, Region
+from pipeline.messages import Alert, CameraEvent, Evidence, Region, Review, ReviewState
 from pipeline.outputs.lines import utc_text
 
-__all__ = ["encode_alert", "encode_camera_event"]
+__all__ = ["decode_review", "encode_alert", "encode_camera_event", "encode_review"]
 
 
 def encode_alert(alert: Alert) -> dict[str, Any]:
@@ -63,6 +65,46 @@ def encode_camera_event(event: CameraEvent) -> dict[str, Any]:
     return _envelope(f"{digest}:{event.state.value}:1", kind, event.camera, event.since, data)
 
 
+def encode_review(review: Review) -> dict[str, Any]:
+    """Encode what somebody did about an alert."""
+    data = {
+        "alert_id": review.alert_id,
+        "revision": review.revision,
+        "camera": review.camera,
+        "rule": review.rule,
+        "by": review.by,
+        "note": review.note,
+        "time": utc_text(review.time),
+        "until": None if review.until is None else utc_text(review.until),
+    }
+    state = review.state.value
+    event_id = f"{review.alert_id}:{state}:{review.revision}"
+    return _envelope(event_id, f"watchword.alert.{state}", review.camera, review.time, data)
+
+
+def decode_review(kind: str, data: Mapping[str, Any]) -> Review | None:
+    """Read a review out of an event's type and data; None for any other event."""
+    try:
+        state = ReviewState(kind.removeprefix("watchword.alert."))
+        return Review(
+            alert_id=str(data["alert_id"]),
+            revision=int(data["revision"]),
+            state=state,
+            camera=str(data["camera"]),
+            rule=str(data["rule"]),
+            time=_moment(data["time"]),
+            by=str(data["by"]),
+            note=str(data["note"]),
+            until=None if data["until"] is None else _moment(data["until"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def _number(data: dict[str, Any], seq: int | None) -> None:
     if seq is not None:
         data["seq"] = seq
@@ -74,7 +116,7 @@ def _envelope(
     return {
         "specversion": "1.0",
         "id": event_id,
-        "source": f"/watchword/cameras/{camera}",
+        "source": f"/watchword/cameras/{quote(camera, safe='')}",
         "type": kind,
         "subject": camera,
         "time": utc_text(time),

@@ -26,7 +26,11 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[3])
 redis.call('SET', KEYS[1], '1', 'EX', ARGV[1])
 if ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[3], 'state', ARGV[4], 'event', ARGV[3])
+  if ARGV[4] == 'escalated' then  -- beside the alert's state: one that is over may escalate too
+    redis.call('HSET', KEYS[3], 'escalated', ARGV[3])
+  else
+    redis.call('HSET', KEYS[3], 'state', ARGV[4], 'event', ARGV[3])
+  end
   redis.call('EXPIRE', KEYS[3], ARGV[6])
   local now = redis.call('TIME')[1]
   redis.call('ZADD', KEYS[6], 'NX', now, ARGV[7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipeline.alerts.subscriber import Event
 from pipeline.outputs.lines import printable
@@ -18,6 +19,14 @@ def event_line(event: Event, as_json: bool = False) -> str:
             ensure_ascii=False,
         )
     kind = event.type.removeprefix("watchword.")
-    what = event.data.get("caption") or event.data.get("reason") or ""
-    rule = f" [{event.data['severity']}] {event.rule}" if event.rule else ""
-    return printable(f"{event.time}  {kind}  {event.camera}{rule}: {what}")
+    data = event.data
+    severity = f" [{data['severity']}]" if "severity" in data else ""
+    rule = f"{severity} {event.rule}" if event.rule else ""
+    return printable(f"{event.time}  {kind}  {event.camera}{rule}: {_what(data)}")
+
+
+def _what(data: dict[str, Any]) -> str:
+    if "by" in data:  # somebody answered an alert
+        until = f" until {data['until']}" if data.get("until") else ""
+        return f"{data['alert_id']} by {data['by']}{until} {data['note']}"
+    return str(data.get("caption") or data.get("reason") or "")

@@ -7,12 +7,15 @@ import contextlib
 import fnmatch
 import json
 import logging
+import random
 import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import redis
@@ -20,7 +23,7 @@ import redis
 from pipeline.alerts.redis_client import connect
 from pipeline.redaction import redact
 
-__all__ = ["Event", "Subscription", "parse_since", "subscribe", "subscribe_async"]
+__all__ = ["Event", "Subscription", "parse_age", "parse_since", "subscribe", "subscribe_async"]
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ _STREAM_ID = re.compile(r"\d+-\d+")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BLOCK_MS = 500
 _REMEMBERED_IDS = 10_000
-_CLAIM_IDLE_MS = 30_000
+_FIRST_PAUSE_S = 0.1
+_LAST_IN_MS = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Subscription:
     consumer: str = "default"
     prefix: str = "watchword"
     timeout_s: float = 5.0
+    claim_idle_s: float = 30.0
+    """After so long without an acknowledgement, another consumer of the group takes an event."""
     keep_going: Callable[[], bool] = field(default=lambda: True, compare=False)
 
     def wants(self, event: Event) -> bool:
@@ -76,6 +82,19 @@ class Subscription:
         )
 
 
+def parse_age(text: str) -> float:
+    """Return the seconds of an age or duration: 90s, 15m, 1h, 2d.
+
+    Raises:
+        ValueError: It is none.
+
+    """
+    age = _AGE.fullmatch(text)
+    if age is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m, 1h or 2d")
+    return float(age[1]) * _SECONDS[age[2]]
+
+
 def parse_since(text: str, now: datetime | None = None) -> str:
     """Return the stream id to start *after*: TIME (RFC 3339), AGE (90s, 15m, 1h, 2d) or ID.
 
@@ -85,10 +104,9 @@ def parse_since(text: str, now: datetime | None = None) -> str:
     """
     if _STREAM_ID.fullmatch(text):
         return text
-    if age := _AGE.fullmatch(text):
-        seconds = float(age[1]) * _SECONDS[age[2]]
-        start = (now or datetime.now(timezone.utc)).timestamp() - seconds
-        return f"{max(0, int(start * 1000) - 1)}-0"
+    if _AGE.fullmatch(text):
+        start = (now or datetime.now(timezone.utc)) - timedelta(seconds=parse_age(text))
+        return _before(start)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -98,7 +116,13 @@ def parse_since(text: str, now: datetime | None = None) -> str:
         ) from None
     if moment.tzinfo is None:
         moment = moment.astimezone()  # a time without a zone is the user's own
-    return f"{max(0, int(moment.timestamp() * 1000) - 1)}-0"
+    return _before(moment)
+
+
+def _before(moment: datetime) -> str:
+    """The last id before a millisecond: reading starts after it, so with the first of that one."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return f"{milliseconds - 1}-{_LAST_IN_MS}" if milliseconds > 0 else "0-0"
 
 
 def subscribe(redis_url: str, **options: Any) -> Iterator[Event]:
@@ -126,16 +150,19 @@ def subscribe(redis_url: str, **options: Any) -> Iterator[Event]:
 
 def _follow(reader: _Reader | _GroupReader, wanted: Subscription) -> Iterator[Event]:
     seen: OrderedDict[str, None] = OrderedDict()
-    pause_s = 0.1
+    pause_s = _FIRST_PAUSE_S
     while wanted.keep_going():
         try:
             entries = reader.read()
-            pause_s = 0.1
         except redis.RedisError as error:
-            log.warning("Redis cannot be read (%s); trying again", redact(str(error)))
-            time.sleep(pause_s)
+            if pause_s == _FIRST_PAUSE_S:  # said once an outage
+                log.warning("Redis cannot be read (%s); trying again", redact(str(error)))
+            time.sleep(random.uniform(0.5, 1.0) * pause_s)
             pause_s = min(2 * pause_s, 2.0)
             continue
+        if pause_s != _FIRST_PAUSE_S:
+            log.warning("Redis can be read again")
+            pause_s = _FIRST_PAUSE_S
         for stream_id, event in entries:
             if event is not None and event.id not in seen and wanted.wants(event):
                 yield event
@@ -147,15 +174,24 @@ def _follow(reader: _Reader | _GroupReader, wanted: Subscription) -> Iterator[Ev
 
 
 async def subscribe_async(redis_url: str, **options: Any) -> AsyncIterator[Event]:
-    """:func:`subscribe` for ``async for``: the waiting happens in a thread."""
-    stopped = False
+    """:func:`subscribe` for ``async for``: a thread of its own reads, the event loop never waits.
+
+    Cancelled or left early, it hangs up within a read's half second; with a group, an event that
+    was not handled to its end is delivered again.
+    """
+    stopped = threading.Event()
     inner = options.pop("keep_going", lambda: True)
-    events = subscribe(redis_url, keep_going=lambda: not stopped and inner(), **options)
+    events = subscribe(redis_url, keep_going=lambda: not stopped.is_set() and inner(), **options)
+    loop = asyncio.get_running_loop()
+    # One thread: what closes the reader queues behind the read that may still be going on.
+    reader = ThreadPoolExecutor(1, thread_name_prefix="watchword-subscriber")
     try:
-        while (event := await asyncio.to_thread(next, events, None)) is not None:
+        while (event := await loop.run_in_executor(reader, next, events, None)) is not None:
             yield event
     finally:
-        stopped = True
+        stopped.set()
+        reader.submit(events.close)  # type: ignore[attr-defined] # a generator
+        reader.shutdown(wait=False)
 
 
 class _Reader:
@@ -188,6 +224,7 @@ class _GroupReader:
         self._client = client
         self._stream = f"{wanted.prefix}:alerts"
         self._group, self._consumer = str(wanted.group), wanted.consumer
+        self._claim_idle_ms = int(wanted.claim_idle_s * 1000)
         self._position = start
         self._own_first = True
         self._created = False
@@ -214,7 +251,7 @@ class _GroupReader:
                 return [_parse(entry) for entry in entries]
             self._own_first = False
         claimed: Any = self._client.xautoclaim(
-            self._stream, self._group, self._consumer, _CLAIM_IDLE_MS, "0-0", count=100
+            self._stream, self._group, self._consumer, self._claim_idle_ms, "0-0", count=100
         )
         if claimed[1]:
             return [_parse(entry) for entry in claimed[1]]

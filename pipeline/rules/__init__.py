@@ -4,10 +4,12 @@ from pipeline.rules.captions import parse_captions, read_captions
 from pipeline.rules.engine import RuleEngine, RuleState, utc_now
 from pipeline.rules.lifecycle import alert_id
 from pipeline.rules.replay import AlertDifference, compare, replay
+from pipeline.rules.reviews import ReviewBook
 from pipeline.rules.ruleset import Rule, RuleSet, check_examples, load_rules
 
 __all__ = [
     "AlertDifference",
+    "ReviewBook",
     "Rule",
     "RuleEngine",
     "RuleSet",

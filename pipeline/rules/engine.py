@@ -121,9 +121,18 @@ class RuleEngine:
         self._watching.clear()
         return alerts
 
-    def snooze(self, camera: str, rule: str, duration_s: float) -> None:
-        """Start no alert of a rule on a camera for so long from its last caption on."""
-        known = self._cameras.setdefault(camera, CameraTrack(boot=self._boot))
+    def snooze(
+        self, camera: str, rule: str, duration_s: float, stamp: FrameStamp | None = None
+    ) -> None:
+        """Start no alert of a rule on a camera for so long from its last caption on.
+
+        With the ``stamp`` of the caption that comes next, from that one on.
+        """
+        known = (
+            self._camera(stamp)
+            if stamp is not None
+            else self._cameras.setdefault(camera, CameraTrack(boot=self._boot))
+        )
         track = known.tracks.setdefault(rule, Track())
         now_s = known.last.time_s if known.last is not None else 0.0
         track.snoozed_until_s = now_s + duration_s

@@ -160,6 +160,13 @@ class Step(Strict):
     absent_for_s: PositiveSeconds | None = None
 
 
+class Escalate(Strict):
+    """When nobody has acknowledged an alert of a live camera for so long, say it again, louder."""
+
+    after_s: PositiveSeconds
+    severity: Severity = "critical"
+
+
 class Examples(Strict):
     """Captions on which the rule must and must not fire."""
 
@@ -207,6 +214,7 @@ class RuleSpec(Strict):
     cooldown_s: Seconds = 60.0
     """After the last match of a published alert, the next one waits so long."""
     rate_limit: RateLimit | None = None
+    escalate: Escalate | None = None
     examples: Examples = Examples()
 
     @model_validator(mode="after")

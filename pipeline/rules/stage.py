@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pipeline.alerts.codec import encode_alert
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.captioner import CaptionedFrame
-from pipeline.messages import Alert, AlertState, Caption, FrameRef
+from pipeline.messages import Alert, AlertState, Caption, FrameRef, Review
 from pipeline.rules.engine import RuleEngine
+from pipeline.rules.reviews import ReviewBook
 from pipeline.rules.ruleset import RuleSet
 from pipeline.store import Backlog, Store, StoreError, Work
 
@@ -39,13 +40,15 @@ class RuleStagePorts:
     """What the stage needs of its surroundings.
 
     ``preview`` gives a frame's picture (H, W, 3) RGB, ``release`` frees its slot, ``wake`` tells
-    the publisher that there is something new, ``snapshot_key`` names an alert's picture.
+    the publisher that there is something new, ``snapshot_key`` names an alert's picture, and
+    ``reviews`` gives what people have said since it was asked last, with its stream id.
     """
 
     preview: Callable[[FrameRef], NDArray[np.uint8]]
     release: Callable[[FrameRef], None]
     wake: Callable[[], None]
     snapshot_key: Callable[[Alert], str]
+    reviews: Callable[[], Sequence[tuple[str, Review]]] = tuple
 
 
 class RuleStage:
@@ -58,8 +61,11 @@ class RuleStage:
 
     name = "rules"
 
-    def __init__(self, engine: RuleEngine, store: Store, ports: RuleStagePorts) -> None:
+    def __init__(
+        self, engine: RuleEngine, book: ReviewBook, store: Store, ports: RuleStagePorts
+    ) -> None:
         self._engine = engine
+        self._book = book
         self._backlog: Backlog[Judged] = Backlog(store)
         self._ports = ports
         self.started: Counter[str] = Counter()
@@ -72,12 +78,16 @@ class RuleStage:
     def process(self, items: Sequence[CaptionedFrame]) -> Iterable[Judged]:
         """Judge each caption; with no items, end the alerts of cameras that fell silent."""
         yield from self._take_new_rules()
+        for position, review in self._ports.reviews():
+            self._book.take(review, position)
         if not items:
             alerts = self._engine.tick(time.monotonic_ns() / 1e9)
             if alerts or self._backlog:
                 yield from self._record(None, alerts, {})
         for item in items:
             yield from self._judge(item)
+        if late := self._book.due():
+            yield from self._record(None, late, {})
 
     def flush(self) -> Iterable[Judged]:
         """End what is open: the sources are over.
@@ -109,6 +119,7 @@ class RuleStage:
         if self._new_rules is None:
             return
         (rules, groups), self._new_rules = self._new_rules, None
+        self._book.replace_rules(rules)
         alerts = self._engine.replace_rules(rules, groups)
         if alerts:
             yield from self._record(None, alerts, {})
@@ -119,6 +130,7 @@ class RuleStage:
 
     def _judge(self, item: CaptionedFrame) -> Iterable[Judged]:
         try:
+            self._book.tell_snoozes(self._engine, item.caption.stamp)
             alerts = self._engine.process(item.caption)
             pictures = {
                 alert.id: encode_snapshot(self._ports.preview(item.ref), alert.region)
@@ -134,6 +146,7 @@ class RuleStage:
     ) -> Iterable[Judged]:
         named = tuple(replace(a, snapshot=self._ports.snapshot_key(a)) for a in alerts)
         events = tuple((encode_alert(alert), pictures.get(alert.id)) for alert in named)
+        self._book.watch(named)
         self.started.update(a.rule for a in alerts if a.state is AlertState.STARTED)
         # Apart, so that the caption goes on when only the alerts have to wait for the store.
         seen = () if caption is None else (Work(Judged(caption, ()), captions=(caption,)),)
@@ -141,7 +154,8 @@ class RuleStage:
         yield from self._save(*seen, *raised)
 
     def _save(self, *new: Work[Judged]) -> Iterable[Judged]:
-        durable = self._backlog.save({"rules": self._engine.snapshot()}, *new)
+        state = {"rules": self._engine.snapshot(), "reviews": self._book.snapshot()}
+        durable = self._backlog.save(state, *new)
         if any(numbers for _, numbers in durable):
             self._ports.wake()
         for judged, numbers in durable:

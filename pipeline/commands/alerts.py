@@ -1,0 +1,188 @@
+"""``watchword alerts``: look at alerts and answer them."""
+
+from __future__ import annotations
+
+import getpass
+import json as json_module
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, TypeVar
+
+import redis
+import typer
+
+from pipeline.alerts import AlertRecord, Reviewer, ReviewError, encode_review
+from pipeline.alerts.redis_client import connect
+from pipeline.alerts.subscriber import parse_age
+from pipeline.messages import Review
+from pipeline.outputs.lines import printable
+from pipeline.redaction import redact
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Look at alerts and answer them; subscribers hear of it.", no_args_is_help=True
+)
+
+ResultT = TypeVar("ResultT")
+
+RedisUrl = Annotated[
+    str, typer.Option(envvar="WATCHWORD_REDIS_URL", help="Where alerts are published.")
+]
+Prefix = Annotated[str, typer.Option(help="Of the keys; `redis.prefix` of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AlertId = Annotated[str, typer.Argument(help="The alert's id, or the beginning of it.")]
+By = Annotated[str | None, typer.Option(help="Who answers; the user's name unless given.")]
+Note = Annotated[str, typer.Option(help="A remark that is kept and published.")]
+
+_DEFAULT_URL = "redis://127.0.0.1:6379/0"
+_TIMEOUT_S = 5.0
+
+
+@app.command("list")
+def list_alerts(
+    camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
+    rule: Annotated[str, typer.Option(help="A name or glob.")] = "*",
+    status: Annotated[
+        str | None,
+        typer.Option(help="open, over, acknowledged, snoozed or resolved; all unless given."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    redis_url: RedisUrl = _DEFAULT_URL,
+    prefix: Prefix = "watchword",
+    json: Json = False,
+) -> None:
+    """List alerts, the newest first, with what people have said about them."""
+    known = ("open", "over", "acknowledged", "snoozed", "resolved")
+    if status not in (None, *known):
+        raise ValueError(f"--status {status!r} is none of {', '.join(known)}")
+    shown = 0
+    for record in _with(redis_url, prefix, lambda reviewer: reviewer.list()):
+        if (
+            fnmatchcase(record.data["camera"], camera)
+            and fnmatchcase(record.data["rule"], rule)
+            and status in (None, record.status)
+        ):
+            print(_json(record.to_json()) if json else _line(record))
+            shown += 1
+            if shown == limit:
+                break
+
+
+@app.command()
+def show(
+    alert_id: AlertId,
+    redis_url: RedisUrl = _DEFAULT_URL,
+    prefix: Prefix = "watchword",
+    json: Json = False,
+) -> None:
+    """Show all that is known of one alert."""
+    record = _with(redis_url, prefix, lambda reviewer: reviewer.show(alert_id))
+    if json:
+        print(_json(record.to_json()))
+        return
+    print(_line(record))
+    for name, value in {**record.data, "review": record.review}.items():
+        text = value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False)
+        print(f"  {name}: {printable(text)}")
+
+
+@app.command()
+def ack(
+    alert_id: AlertId,
+    by: By = None,
+    note: Note = "",
+    redis_url: RedisUrl = _DEFAULT_URL,
+    prefix: Prefix = "watchword",
+    json: Json = False,
+) -> None:
+    """Acknowledge an alert: somebody has seen it, and it escalates no more."""
+    who = _who(by)
+    _say(_with(redis_url, prefix, lambda reviewer: reviewer.acknowledge(alert_id, who, note)), json)
+
+
+@app.command()
+def resolve(
+    alert_id: AlertId,
+    by: By = None,
+    note: Note = "",
+    redis_url: RedisUrl = _DEFAULT_URL,
+    prefix: Prefix = "watchword",
+    json: Json = False,
+) -> None:
+    """Resolve an alert: nothing is left to do about it."""
+    who = _who(by)
+    _say(_with(redis_url, prefix, lambda reviewer: reviewer.resolve(alert_id, who, note)), json)
+
+
+@app.command()
+def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line library wants them
+    alert_id: Annotated[
+        str | None, typer.Argument(help="An alert: its rule is snoozed on its camera.")
+    ] = None,
+    duration: Annotated[str, typer.Option("--for", help="How long: 90s, 15m, 1h, 2d.")] = "30m",
+    camera: Annotated[str | None, typer.Option(help="Or cameras, a name or glob ...")] = None,
+    rule: Annotated[str | None, typer.Option(help="... and rules, a name or glob.")] = None,
+    by: By = None,
+    note: Note = "",
+    redis_url: RedisUrl = _DEFAULT_URL,
+    prefix: Prefix = "watchword",
+    json: Json = False,
+) -> None:
+    """Start no new alerts for a while; what is open goes on. `--for 0s` takes a snooze back."""
+    duration_s = parse_age(duration)
+    if (alert_id is None) == (camera is None and rule is None):
+        raise ValueError("give the id of an alert, or --camera and --rule (either may be left out)")
+    who = _who(by)
+
+    def change(reviewer: Reviewer) -> Review:
+        if alert_id is not None:
+            return reviewer.snooze(alert_id, duration_s, who, note)
+        return reviewer.snooze_rule(camera or "*", rule or "*", duration_s, who, note)
+
+    _say(_with(redis_url, prefix, change), json)
+
+
+def _with(redis_url: str, prefix: str, call: Callable[[Reviewer], ResultT]) -> ResultT:
+    """Call with a reviewer; what goes wrong becomes one line and an exit code."""
+    with connect(redis_url, _TIMEOUT_S) as client:
+        try:
+            return call(Reviewer(client, prefix))
+        except ReviewError as error:
+            sys.stderr.write(f"watchword: {error}\n")
+            raise typer.Exit(1) from None
+        except redis.RedisError as error:
+            where = redact(redis_url)
+            sys.stderr.write(f"watchword: Redis at {where}: {redact(str(error))}\n")
+            raise typer.Exit(1) from None
+
+
+def _who(by: str | None) -> str:
+    if by is not None:
+        return by
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
+
+
+def _say(review: Review, as_json: bool) -> None:
+    event = encode_review(review)
+    if as_json:
+        print(_json(event))
+        return
+    until = f" until {event['data']['until']}" if review.until is not None else ""
+    print(f"{review.alert_id}  {review.state.value}{until}  {review.camera}  {review.rule}")
+
+
+def _line(record: AlertRecord) -> str:
+    data = record.data
+    return printable(
+        f"{record.id}  {record.status:<12}  {data['severity']:<8}  {data['first_seen']}  "
+        f"{data['camera']}  {data['rule']}: {data['caption']}"
+    )
+
+
+def _json(record: dict[str, Any]) -> str:
+    return json_module.dumps(record, ensure_ascii=False)
