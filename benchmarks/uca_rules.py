@@ -35,7 +35,10 @@ SERVES = {
     "Robbery": {"robbery", "weapon"},
     "Vandalism": {"vandalism"},
 }
-HAZARDS = {"fire", "smoke", "fight", "crash", "weapon", "shooting", "explosion", "robbery"}
+HAZARDS = {
+    *("fire", "smoke", "fight", "crash", "weapon", "shooting", "explosion", "robbery"),
+    *("person_down", "vandalism"),
+}
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
 

@@ -24,7 +24,11 @@ _CLAUSE_WORDS = frozenset({"but", "while", "although", "however"})
 # What simplemma's English dictionary gets wrong or reads one way only.
 _EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "axes": ("axe",),
+    "bent": ("bend", "bent"),
+    "bit": ("bit", "bite"),
     "bleeding": ("bleed",),
+    "bound": ("bind", "bound"),
+    "broke": ("break", "broke"),
     "crashing": ("crash",),
     "fleeing": ("flee",),
     "ground": ("ground",),
@@ -32,6 +36,9 @@ _EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "lay": ("lie", "lay"),
     "left": ("leave", "left"),
     "people": ("person", "people"),
+    "setting": ("set", "setting"),
+    "shook": ("shake",),
+    "shot": ("shot", "shoot"),
     "thieves": ("thief",),
     "wound": ("wound",),
     "wounded": ("wound",),
