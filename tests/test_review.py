@@ -388,4 +388,4 @@ def test_answer_is_one_readable_line() -> None:
     review = Review("a1", 1, ReviewState.SNOOZED, "door", "dogs", _AT, "ann", "no\nmore", _AT)
     event = encode_review(review)
     line = event_line(Event(event["id"], event["type"], event["time"], event["data"], "1-1"))
-    assert "alert.snoozed  door dogs: a1 by ann until 2026-01-02T03:04:05.000006Z no more" in line
+    assert "alert.snoozed door dogs: a1 by ann until 2026-01-02T03:04:05.000006Z no more" in line

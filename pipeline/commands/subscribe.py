@@ -23,9 +23,7 @@ def subscribe(  # noqa: PLR0913
     since: Annotated[str | None, typer.Option(help="A time, an age (1h) or an id.")] = None,
     group: Annotated[str | None, typer.Option(help="A consumer group.")] = None,
     consumer: Annotated[str, typer.Option()] = "default",
-    prefix: Annotated[
-        str, typer.Option(help="Of the keys; `redis.prefix` of the run.")
-    ] = "watchword",
+    prefix: Annotated[str, typer.Option(help="Of the keys, as the run has it.")] = "watchword",
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Follow alerts as they come."""
