@@ -16,6 +16,7 @@ from pipeline.commands.check import check
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.commands.demo import demo
 from pipeline.commands.run import run
+from pipeline.commands.search import search
 from pipeline.commands.subscribe import subscribe
 from pipeline.config import ConfigError
 from pipeline.outputs import OutputError
@@ -32,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (run, demo, subscribe, check):
+for command in (run, demo, subscribe, search, check):
     app.command()(command)
 app.add_typer(rules.app, name="rules")
 app.add_typer(alerts.app, name="alerts")

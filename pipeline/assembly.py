@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -116,6 +116,7 @@ class Run:
         )
         self._outputs = self._open_outputs()
         self.services = open_services(config, self.rules, self._stack)
+        self.services.store.record(state=_recordings(self.specs))
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
         telemetry.ask_redis(self.services.redis.problem)
         self.chain = build_chain(
@@ -208,6 +209,12 @@ class Run:
             files=files,
             interrupted=self._interrupted,
         )
+
+
+def _recordings(specs: Sequence[CameraSpec]) -> dict[str, str]:
+    """Which file each camera's captions come from, for ``search --play``."""
+    files = {spec.name: _recording(spec) for spec in specs}
+    return {f"recording:{name}": str(file) for name, file in files.items() if file is not None}
 
 
 def _recording(spec: CameraSpec) -> Path | None:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pipeline.camera_feed import CameraSpec
 from pipeline.config import Config
+from pipeline.moments import parse_moment
 from pipeline.outputs.terminal import CameraInfo
 from pipeline.sources import Source, SourceError
 
@@ -42,9 +43,6 @@ def camera_infos(specs: Sequence[CameraSpec]) -> list[CameraInfo]:
 
 def _aware(camera: str, text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise SourceError(
-            f"{camera}: start time {text!r} is not a time such as 2026-11-23T06:00:00Z"
-        ) from None
-    return moment if moment.tzinfo is not None else moment.astimezone()
+        return parse_moment(text)
+    except ValueError as error:
+        raise SourceError(f"{camera}: start time {error}") from None

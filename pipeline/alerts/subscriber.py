@@ -15,21 +15,20 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 import redis
 
 from pipeline.alerts.redis_client import connect
+from pipeline.moments import parse_moment
 from pipeline.redaction import redact
 
-__all__ = ["Event", "Subscription", "parse_age", "parse_since", "subscribe", "subscribe_async"]
+__all__ = ["Event", "Subscription", "parse_since", "subscribe", "subscribe_async"]
 
 log = logging.getLogger(__name__)
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _STREAM_ID = re.compile(r"\d+-\d+")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BLOCK_MS = 500
 _REMEMBERED_IDS = 10_000
 _FIRST_PAUSE_S = 0.1
@@ -82,19 +81,6 @@ class Subscription:
         )
 
 
-def parse_age(text: str) -> float:
-    """Return the seconds of an age or duration: 90s, 15m, 1h, 2d.
-
-    Raises:
-        ValueError: It is none.
-
-    """
-    age = _AGE.fullmatch(text)
-    if age is None:
-        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m, 1h or 2d")
-    return float(age[1]) * _SECONDS[age[2]]
-
-
 def parse_since(text: str, now: datetime | None = None) -> str:
     """Return the stream id to start *after*: TIME (RFC 3339), AGE (90s, 15m, 1h, 2d) or ID.
 
@@ -104,18 +90,13 @@ def parse_since(text: str, now: datetime | None = None) -> str:
     """
     if _STREAM_ID.fullmatch(text):
         return text
-    if _AGE.fullmatch(text):
-        start = (now or datetime.now(timezone.utc)) - timedelta(seconds=parse_age(text))
-        return _before(start)
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = parse_moment(text, now)
     except ValueError:
         raise ValueError(
             f"--since {text!r} is not a time (2026-11-23T06:00:00Z), an age (90s, 15m, 1h, 2d) "
             "or a stream id (1764000000000-0)"
         ) from None
-    if moment.tzinfo is None:
-        moment = moment.astimezone()  # a time without a zone is the user's own
     return _before(moment)
 
 

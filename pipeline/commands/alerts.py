@@ -14,8 +14,8 @@ import typer
 
 from pipeline.alerts import AlertRecord, Reviewer, ReviewError, encode_review
 from pipeline.alerts.redis_client import connect
-from pipeline.alerts.subscriber import parse_age
 from pipeline.messages import Review
+from pipeline.moments import parse_age
 from pipeline.outputs.lines import printable
 from pipeline.redaction import redact
 

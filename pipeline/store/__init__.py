@@ -1,5 +1,6 @@
 """The one durable layer: a SQLite file with outbox, rule state and caption archive."""
 
+from pipeline.store.archive import Archive, Found, SearchQuery
 from pipeline.store.backlog import Backlog, Work
 from pipeline.store.housekeeping import Housekeeper
 from pipeline.store.retention import Retention
@@ -7,11 +8,14 @@ from pipeline.store.store import REDIS, Event, OutboxEntry, Store, StoreError
 
 __all__ = [
     "REDIS",
+    "Archive",
     "Backlog",
     "Event",
+    "Found",
     "Housekeeper",
     "OutboxEntry",
     "Retention",
+    "SearchQuery",
     "Store",
     "StoreError",
     "Work",

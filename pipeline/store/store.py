@@ -299,7 +299,7 @@ def _caption_row(caption: Caption) -> tuple[object, ...]:
     return (
         stamp.camera,
         stamp.sequence,
-        stamp.captured_at.isoformat(),
+        stamp.captured_at.astimezone(timezone.utc).isoformat(),  # so that text sorts as time
         stamp.position_s,
         caption.text,
         caption.log_probability,

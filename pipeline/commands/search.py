@@ -1,0 +1,103 @@
+"""``search``: find a moment by its words."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.commands.common import ExitCode, WrongUse
+from pipeline.config import Config
+from pipeline.moments import parse_moment
+from pipeline.outputs.lines import to_json_line
+from pipeline.store import Archive, Found, SearchQuery
+
+__all__ = ["search"]
+
+_STORE = Path(Config().store.path)
+_BEFORE_S = 2.0
+"""Playing starts a little before the caption, whose window looks back."""
+
+
+def search(  # noqa: PLR0913 - one parameter an option
+    query: Annotated[str, typer.Argument(help='Words, "a phrase", motor*, fire OR smoke, -dog.')],
+    store: Annotated[Path, typer.Option(help="The store file of a run.")] = _STORE,
+    camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
+    since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    play: Annotated[bool, typer.Option("--play", help="Open the first at its moment.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Search what cameras and recordings showed, best first.
+
+    Example: watchword search "person lying" --camera "lobby*" --from 1d --play
+    """
+    archive = Archive(store)
+    try:
+        found = archive.search(
+            SearchQuery(
+                query,
+                camera,
+                None if since is None else parse_moment(since),
+                None if until is None else parse_moment(until),
+                limit,
+            )
+        )
+    finally:
+        archive.close()
+    for each in found:
+        _print(each, json)
+    if not found:
+        sys.stderr.write(f"nothing in {store} matches\n")
+    elif play:
+        raise typer.Exit(_play(found[0]))
+
+
+def _print(found: Found, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(
+            to_json_line(
+                {
+                    "camera": found.camera,
+                    "time": found.time.isoformat(),
+                    "media_time_s": found.media_time_s,
+                    "text": found.text,
+                    "snippet": found.snippet,
+                    "recording": None if found.recording is None else str(found.recording),
+                }
+            )
+        )
+        return
+    when = found.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = "" if found.media_time_s is None else f"{_clock(found.media_time_s)} "
+    line = Text(f"{when}  {found.camera}  {at}")
+    for index, part in enumerate(found.snippet.replace("]", "[").split("[")):
+        line.append(part, "bold" if index % 2 else "")
+    Console(soft_wrap=True).print(line)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _play(found: Found) -> ExitCode:
+    if found.recording is None or found.media_time_s is None:
+        raise WrongUse(f"{found.camera} was live: there is no recording to play")
+    if not found.recording.is_file():
+        raise WrongUse(f"{found.recording} is not there any more")
+    start_s = max(0.0, found.media_time_s - _BEFORE_S)
+    player = shutil.which("ffplay")
+    if player is None:
+        raise WrongUse(f"ffplay is not installed; open {found.recording} at {start_s:.1f} s")
+    command = [player, "-loglevel", "error", "-ss", f"{start_s:.2f}", str(found.recording)]
+    return (
+        ExitCode.DONE if subprocess.run(command, check=False).returncode == 0 else ExitCode.FAILED
+    )

@@ -1,0 +1,42 @@
+"""Points in time as people write them: a time, or how long ago."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+
+__all__ = ["parse_age", "parse_moment"]
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds of an age or duration: 90s, 15m, 1h, 2d.
+
+    Raises:
+        ValueError: It is none.
+
+    """
+    age = _AGE.fullmatch(text)
+    if age is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m, 1h or 2d")
+    return float(age[1]) * _SECONDS[age[2]]
+
+
+def parse_moment(text: str, now: datetime | None = None) -> datetime:
+    """Return an aware time for a time (RFC 3339; without a zone it is local) or an age (``2h``).
+
+    Raises:
+        ValueError: It is neither.
+
+    """
+    if _AGE.fullmatch(text):
+        return (now or datetime.now(timezone.utc)) - timedelta(seconds=parse_age(text))
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not a time (2026-11-23T06:00:00Z) or an age (90s, 15m, 1h, 2d)"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.astimezone()

@@ -1,0 +1,131 @@
+"""Search over archived captions: what is found, in which order, and that no query breaks it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import run_stream
+from pipeline.messages import Caption, FrameStamp
+from pipeline.store import Archive, SearchQuery, Store, StoreError
+from pipeline.store.archive import fts_query
+
+START = datetime(2026, 1, 2, tzinfo=timezone.utc)
+TEXTS = {
+    "lobby-1": ["two men are fighting in a lobby", "a man walks with a dog", "a red car is parked"],
+    "lobby-2": ["a man fights with another man", "a motorcycle passes by"],
+    "gate": ["a house is on fire", "a fire truck stands at the gate"],
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("archive") / "store.sqlite3"
+    store = Store(path)
+    store.record(
+        state={"recording:gate": "/footage/gate.mp4"},
+        captions=[
+            Caption(FrameStamp(camera, n, START + timedelta(hours=n), 0, n * 1.5), text, -1.0)
+            for camera, texts in TEXTS.items()
+            for n, text in enumerate(texts)
+        ],
+    )
+    store.close()
+    return path
+
+
+def texts(path: Path, text: str, **more: object) -> set[str]:
+    archive = Archive(path)
+    try:
+        return {found.text for found in archive.search(SearchQuery(text, **more))}  # type: ignore[arg-type]
+    finally:
+        archive.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("fight", {TEXTS["lobby-1"][0], TEXTS["lobby-2"][0]}),
+        ("man fighting", {TEXTS["lobby-2"][0]}),
+        ('"a fire truck"', {TEXTS["gate"][1]}),
+        ("fire -truck", {TEXTS["gate"][0]}),
+        ("motor*", {TEXTS["lobby-2"][1]}),
+        ("dog OR motorcycle", {TEXTS["lobby-1"][1], TEXTS["lobby-2"][1]}),
+        ("unicorn", set()),
+    ],
+)
+def test_words_phrases_prefixes_and_what_must_not_occur(path: Path, query: str, expected: set[str]):
+    assert texts(path, query) == expected
+
+
+def test_camera_and_time_narrow_the_search(path: Path):
+    assert texts(path, "man", camera="lobby-2") == {TEXTS["lobby-2"][0]}
+    assert texts(path, "fight", camera="lobby*") == texts(path, "fight")
+    assert texts(path, "a", camera="nowhere") == set()
+    late = START + timedelta(minutes=30)
+    assert texts(path, "fire", since=late) == {TEXTS["gate"][1]}
+    assert texts(path, "fire", until=late) == {TEXTS["gate"][0]}
+    other_zone = late.astimezone(timezone(timedelta(hours=9)))
+    assert texts(path, "fire", since=other_zone) == {TEXTS["gate"][1]}
+
+
+def test_the_closest_match_comes_first_and_is_marked(path: Path):
+    archive = Archive(path)
+    first, second = archive.search(SearchQuery("fire"))
+    assert "[fire]" in first.snippet
+    assert first.recording == Path("/footage/gate.mp4")
+    assert first.media_time_s == 0.0
+    assert {first.text, second.text} == set(TEXTS["gate"])
+    assert archive.search(SearchQuery("fire", limit=1)) == [first]
+    assert archive.cameras() == sorted(TEXTS)
+    archive.close()
+
+
+@given(st.text(max_size=40))
+def test_no_query_is_a_syntax_error(path: Path, text: str):
+    archive = Archive(path)
+    try:
+        archive.search(SearchQuery(text))
+    except ValueError as error:
+        assert "no word to look for" in str(error)
+    finally:
+        archive.close()
+
+
+def test_a_search_sees_what_a_running_writer_has_added(path: Path, tmp_path: Path):
+    store = Store(tmp_path / "s.sqlite3")
+    archive = Archive(tmp_path / "s.sqlite3")
+    assert archive.search(SearchQuery("zebra")) == []
+    store.record(captions=[Caption(FrameStamp("zoo", 0, START, 0, None), "a zebra runs", -1.0)])
+    assert [found.text for found in archive.search(SearchQuery("zebras"))] == ["a zebra runs"]
+    archive.close()
+    store.close()
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path):
+    with pytest.raises(StoreError, match="no store there"):
+        Archive(tmp_path / "nothing")
+    (tmp_path / "text").write_text("no database at all, but a text of some length\n" * 50)
+    with pytest.raises(StoreError, match="cannot be searched"):
+        Archive(tmp_path / "text")
+
+
+def test_quotes_cannot_leave_their_string():
+    assert fts_query('fire" OR camera:"x') == '"fire" AND " OR camera:" AND "x"'
+
+
+def test_the_command_prints_json_and_people_s_lines(path: Path):
+    runner = CliRunner()
+    done = runner.invoke(run_stream.app, ["search", "fire truck", "--store", str(path), "--json"])
+    assert done.exit_code == 0
+    line = json.loads(done.stdout)
+    assert (line["camera"], line["media_time_s"]) == ("gate", 1.5)
+    assert line["recording"] == "/footage/gate.mp4"
+    shown = runner.invoke(run_stream.app, ["search", "fire truck", "--store", str(path)])
+    assert "gate  0:00:01 a fire truck stands" in shown.stdout
