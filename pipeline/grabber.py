@@ -114,7 +114,18 @@ class Grabber:
             elif not self._go_on_after_failed_grab(reader):
                 break
             self._heartbeat()
+        self._refuse_a_file_without_pictures()
         self._connection.send(Ended(self._progress()))
+
+    def _refuse_a_file_without_pictures(self) -> None:
+        """A file that opens and gives nothing has not been watched: that is no normal end."""
+        account = self._tally.account()
+        lost = sum(account.failed.values())
+        nothing = account.grabbed == lost and self._job.first_sequence == 0
+        if nothing and not self._job.source.live and not self._inbox.stopping:
+            raise OpenError(
+                f"{self._job.source.display}: not one picture in it can be decoded; is it damaged?"
+            )
 
     def tell_failure(self, sentence: str, refused: bool = False) -> None:
         """Say why this child ends."""

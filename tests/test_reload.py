@@ -135,6 +135,8 @@ def test_cameras_and_rules_change_in_a_running_program(tmp_path: Path):
         sections |= {
             "cameras": {name: {"source": url} for name, url in cameras.items()},
             "rules": {"file": str(rules)},
+            # A busy machine must not look like a hung camera here.
+            "capture": {"stale_after_s": 90.0, "max_frame_age_s": 60.0},
             "metrics": {"port": port},
             "output": {"directory": str(tmp_path)},
             "store": {"path": str(tmp_path / "watchword.sqlite3")},
