@@ -454,3 +454,15 @@ def test_compare_tells_what_a_change_of_rules_alters() -> None:
     difference = compare(texts, rules_of(), rules_of(keywords=["fire"]))
     assert [a.caption for a in difference.removed] == ["a fight"]
     assert [a.caption for a in difference.added] == ["a fire"]
+    assert (difference.moved, difference.kept) == ((), 0)
+
+
+def test_an_alert_that_only_starts_later_is_moved_and_not_new() -> None:
+    texts = [*(caption("a fight", t) for t in range(6)), caption("a fight", 100)]
+    later = rules_of(confirm={"matches": 2, "of": 4}, min_duration_s=0)
+    moved = compare(texts, rules_of(), rules_of(keywords=["fight"], min_duration_s=3))
+    assert (len(moved.moved), len(moved.removed), len(moved.added)) == (0, 1, 0)
+    words = [caption("two men", 0), *texts[1:]]
+    wider = compare(words, rules_of(), rules_of(keywords=["fight", "person"]))
+    assert ([a.first_seen for a in wider.moved], wider.added, wider.kept) == ([START], (), 1)
+    assert compare(texts, later, later).kept == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,22 +32,54 @@ def _last_of(times: list[datetime]) -> Callable[[], datetime]:
 
 @dataclass(frozen=True, slots=True)
 class AlertDifference:
-    """Alerts that only one of two rule sets starts."""
+    """What a change of rules does to alerts; each is given as it started.
+
+    ``moved`` holds alerts of the new rules that start at another time than the old one they
+    overlap with (same camera and rule): no more and no fewer for whoever watches, but other ids.
+    """
 
     removed: tuple[Alert, ...]
     added: tuple[Alert, ...]
+    moved: tuple[Alert, ...]
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """An alert from its start to the last time that something matched."""
+
+    started: Alert
+    last_seen: datetime
+
+    def meets(self, other: _Span) -> bool:
+        mine, theirs = self.started, other.started
+        same = (mine.rule, mine.stamp.camera) == (theirs.rule, theirs.stamp.camera)
+        return same and mine.first_seen <= other.last_seen and theirs.first_seen <= self.last_seen
 
 
 def compare(captions: Iterable[Caption], before: RuleSet, after: RuleSet) -> AlertDifference:
-    """Tell which alerts a change of rules takes away and which it adds, by alert id."""
+    """Tell which alerts a change of rules takes away, adds and moves in time."""
     stored = list(captions)
-    old, new = _started(stored, before), _started(stored, after)
+    old, new = _spans(stored, before), _spans(stored, after)
+    ids = {span.started.id for span in old}
+    changed = [span for span in new if span.started.id not in ids]
     return AlertDifference(
-        removed=tuple(alert for key, alert in old.items() if key not in new),
-        added=tuple(alert for key, alert in new.items() if key not in old),
+        removed=_alone(old, new),
+        added=_alone(changed, old),
+        moved=tuple(s.started for s in changed if any(s.meets(other) for other in old)),
+        kept=len(new) - len(changed),
     )
 
 
-def _started(captions: list[Caption], rules: RuleSet) -> dict[str, Alert]:
-    alerts = replay(captions, rules)
-    return {alert.id: alert for alert in alerts if alert.state is AlertState.STARTED}
+def _alone(spans: Sequence[_Span], others: Sequence[_Span]) -> tuple[Alert, ...]:
+    return tuple(s.started for s in spans if not any(s.meets(other) for other in others))
+
+
+def _spans(captions: Sequence[Caption], rules: RuleSet) -> list[_Span]:
+    started: dict[str, Alert] = {}
+    last_seen: dict[str, datetime] = {}
+    for alert in replay(captions, rules):
+        if alert.state is AlertState.STARTED:
+            started[alert.id] = alert
+        last_seen[alert.id] = alert.last_seen
+    return [_Span(alert, last_seen[key]) for key, alert in started.items()]

@@ -1,0 +1,99 @@
+"""Thresholds chosen on labelled captions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.commands.rules import app
+from pipeline.config import ConfigError
+from pipeline.messages import Caption, Concept, FrameStamp, Word
+from pipeline.outputs.lines import caption_line, to_json_line
+from pipeline.rules.calibration import Label, Threshold, calibrate, chosen, read_labels
+from pipeline.rules.ruleset import RuleSet, make_rules
+from pipeline.rules.schema import RulesFile
+
+START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)
+RULE = {"name": "fire", "tags": ["fire"], "keywords": ["fire"], "cooldown_s": 0, "end_after_s": 5}
+LABELS = [Label(camera="cam", tags=("fire",), from_s=1000, to_s=1010)]
+
+
+def rules_of(**fields: object) -> RuleSet:
+    return make_rules(RulesFile.model_validate({"rules": [{**RULE, **fields}]}))
+
+
+def caption(time_s: float, sure: float, text: str = "a fire") -> Caption:
+    stamp = FrameStamp("cam", int(time_s), START + timedelta(seconds=time_s), 0, time_s)
+    concepts = {"fire": Concept(sure)}
+    return Caption(stamp, text, 0.0, (Word("a", 1.0), Word("fire", sure)), concepts=concepts)
+
+
+STREAM = [caption(0, 0.3), caption(500, 0.5), caption(1005, 0.8), caption(3600, 0.9)]
+
+
+@pytest.mark.parametrize("key", ["min_probability", "or_concepts.fire"])
+def test_the_curve_falls_and_the_wanted_rate_is_kept(key: str) -> None:
+    words = [replace(c, text="a room", words=()) for c in STREAM] if "concept" in key else STREAM
+    points = calibrate(words, LABELS, rules_of(), "fire", Threshold(key))
+    assert [round(point.value, 2) for point in points] == [0.3, 0.5, 0.8, 0.9]
+    rates = [point.false_per_hour for point in points]
+    assert rates == sorted(rates, reverse=True)
+    assert [point.recall for point in points] == [1.0, 1.0, 1.0, 0.0]
+    best = chosen(points, 1.2)
+    assert best is not None
+    assert (best.value, best.recall) == (0.8, 1.0)
+    assert chosen(points, 0.0) is None
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    one = Threshold("min_probability")
+    with pytest.raises(ValueError, match=r"no rule 'flood'.*there are: fire"):
+        calibrate(STREAM, LABELS, rules_of(), "flood", one)
+    with pytest.raises(ValueError, match="no label has a tag"):
+        calibrate(STREAM, LABELS, rules_of(tags=["smoke"]), "fire", one)
+    with pytest.raises(ValueError, match="no caption has"):
+        calibrate(STREAM, LABELS, rules_of(), "fire", Threshold("probes.a house burns"))
+    with pytest.raises(ValueError, match="no threshold 'min'"):
+        Threshold("min")
+
+
+def test_a_bad_label_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"camera": "a", "tags": ["fire"], "from_s": 1}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"labels.jsonl:1: not a label: needs 'from_s'"):
+        read_labels(path)
+
+
+def test_the_command_prints_the_choice_and_draws_it(tmp_path: Path) -> None:
+    captions, labels, rules = (tmp_path / n for n in ("c.jsonl", "l.jsonl", "r.yaml"))
+    captions.write_text("".join(to_json_line(caption_line(c)) for c in STREAM), encoding="utf-8")
+    labels.write_text(LABELS[0].model_dump_json() + "\n", encoding="utf-8")
+    rules.write_text(json.dumps({"rules": [RULE]}), encoding="utf-8")
+    given = ["calibrate", "--captions", str(captions), "--labels", str(labels), "--rule", "fire"]
+    given += ["--rules", str(rules), "--false-per-hour", "1.2"]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    assert "min_probability: 0.8" in done.output
+    found = json.loads(CliRunner().invoke(app, [*given, "--json"]).output)
+    assert found["chosen"]["value"] == 0.8
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "curve.png"
+    CliRunner().invoke(app, [*given, "--plot", str(picture)])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_against_prints_what_changes(tmp_path: Path) -> None:
+    captions, old, new = (tmp_path / n for n in ("c.jsonl", "old.yaml", "new.yaml"))
+    captions.write_text("".join(to_json_line(caption_line(c)) for c in STREAM), encoding="utf-8")
+    old.write_text(json.dumps({"rules": [RULE]}), encoding="utf-8")
+    new.write_text(json.dumps({"rules": [{**RULE, "min_probability": 0.6}]}), encoding="utf-8")
+    given = ["test", "--captions", str(captions), "--rules", str(new), "--against", str(old)]
+    done = CliRunner().invoke(app, given)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["change"] for line in lines] == ["removed", "removed"]
+    assert "2 removed, 0 added, 0 moved, 2 as before" in done.stderr
