@@ -142,11 +142,11 @@ def test_server_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import sys,time,pathlib; from pipeline.alerts import EmbeddedRedis;"
         "s=EmbeddedRedis(pathlib.Path(sys.argv[1])); s.start();"
-        "print(s.port, flush=True); time.sleep(60)"
+        "print(s.url, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    client = redis.Redis(port=int(parent.stdout.readline()))
+    client = redis.Redis.from_url(parent.stdout.readline().decode().strip())
     assert client.ping()
     parent.send_signal(signal.SIGKILL)
     parent.wait()

