@@ -180,6 +180,8 @@ class Run:
 
     def _on_poll(self) -> None:
         self._camera_events.retry()
+        if self.services.server is not None:
+            self.services.server.revive()
         self._show_progress()
         if self._reloader is not None:
             self._reloader.poll()

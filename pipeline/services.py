@@ -30,6 +30,8 @@ class Services:
     publisher: Publisher
     book: ReviewBook
     reviews: ReviewFollower
+    server: EmbeddedRedis | None
+    """Our own Redis, where none was given."""
 
 
 def start_captioner(
@@ -75,7 +77,8 @@ def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
 
     """
     store = _open_store(config.store, stack)
-    redis_url = config.redis.url or stack.enter_context(EmbeddedRedis()).url
+    server = None if config.redis.url else stack.enter_context(EmbeddedRedis())
+    redis_url = server.url if server is not None else str(config.redis.url)
     sink = RedisSink(config.redis, redis_url)
     _check(sink, redis_url)
     publisher = Publisher(store, sink)
@@ -85,7 +88,7 @@ def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
     reviews = ReviewFollower(config.redis, redis_url, book.position)
     reviews.start()
     stack.callback(reviews.stop)
-    return Services(store, redis_url, sink, publisher, book, reviews)
+    return Services(store, redis_url, sink, publisher, book, reviews, server)
 
 
 def _check(sink: RedisSink, redis_url: str) -> None:

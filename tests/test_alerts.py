@@ -18,7 +18,6 @@ from waiting import until
 
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
 from pipeline.alerts.redis_client import connect
-from pipeline.alerts.server import _binary
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.alerts.subscriber import parse_since
 from pipeline.config import RedisConfig
@@ -98,8 +97,7 @@ def test_killed_server_loses_nothing(server: EmbeddedRedis, store: Store) -> Non
     publisher.wake()
     until(lambda: publisher.failures > 0)
     assert store.depth() == 2
-    server._process = server._spawn(_binary())
-    assert server._wait_until_up()
+    assert server.revive()
     until(lambda: store.depth() == 0)
     assert publisher.stop() == 0
     assert redis.Redis.from_url(server.url).xlen("watchword:alerts") == 2

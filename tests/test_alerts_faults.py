@@ -15,7 +15,6 @@ from waiting import until
 
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
 from pipeline.alerts.redis_client import connect
-from pipeline.alerts.server import _binary
 from pipeline.config import RedisConfig
 from pipeline.messages import Alert, AlertState, FrameStamp
 from pipeline.store import Store
@@ -95,8 +94,7 @@ def test_group_survives_a_restart_between_event_and_acknowledgement(
     follower.start()
     until(lambda: "acknowledgement" in caplog.text)
     # Here and not in a thread: the server ends with the thread that started it.
-    server._process = server._spawn(_binary())
-    assert server._wait_until_up()
+    assert server.revive()
     follower.join(8)
     assert got == ["a2"]
     events.close()  # type: ignore[attr-defined]
@@ -171,7 +169,7 @@ def test_group_that_lags_behind_trimming_is_told(
 
 @pytest.mark.fault
 def test_killed_at_random_points_publishes_what_an_unbroken_run_does() -> None:
-    command = [sys.executable, "-m", "benchmarks.outbox_kills", "--kills", "25"]
+    command = [sys.executable, "-m", "benchmarks.outbox_faults", "--faults", "25"]
     root = Path(__file__).parent.parent
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,6 @@ from valkey_server import free_port, valkey
 from waiting import until
 
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert
-from pipeline.alerts.server import _binary
 from pipeline.config import RedisConfig
 from pipeline.messages import Alert, AlertState, Caption, FrameStamp
 from pipeline.rules import RuleEngine, load_rules
@@ -123,8 +122,7 @@ def test_killed_server_that_comes_back_with_its_file(server: EmbeddedRedis, line
     server._process.wait()
     line.record(20)
     line.until_failing()
-    server._process = server._spawn(_binary())
-    assert server._wait_until_up()
+    assert server.revive()
     line.settled()
 
 

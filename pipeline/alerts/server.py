@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import signal
 import subprocess
@@ -22,8 +23,11 @@ import redis
 
 __all__ = ["EmbeddedRedis", "EmbeddedRedisError"]
 
+log = logging.getLogger(__name__)
+
 _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
+_REVIVE_EVERY_S = 2.0
 _SOCKET = "redis.sock"
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 characters, macOS 103
 _PR_SET_PDEATHSIG = 1
@@ -46,6 +50,7 @@ class EmbeddedRedis:
         self._temporary = tempfile.TemporaryDirectory() if directory is None else None
         self._directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
         self._process: subprocess.Popen[bytes] | None = None
+        self._next_revival_s = 0.0
 
     @property
     def socket(self) -> Path:
@@ -83,6 +88,27 @@ class EmbeddedRedis:
         raise EmbeddedRedisError(
             "the embedded Redis server does not start; give --redis-url to use your own"
         )
+
+    def revive(self) -> bool:
+        """Start the server again if it has died, with what its append-only file holds.
+
+        At most once in two seconds. To be called from the thread that started it, as the server
+        ends with that one.
+
+        Returns:
+            Whether it had died and is up again.
+
+        """
+        if self._process is None or self._process.poll() is None:
+            return False
+        if time.monotonic() < self._next_revival_s:
+            return False
+        self._next_revival_s = time.monotonic() + _REVIVE_EVERY_S
+        log.warning(
+            "the embedded Redis server ended (%s); starting it again", self._process.returncode
+        )
+        self._process = self._spawn(_binary())
+        return self._wait_until_up()
 
     def stop(self) -> None:
         """Stop the server and remove a temporary directory. Idempotent."""

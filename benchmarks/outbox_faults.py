@@ -1,9 +1,11 @@
-"""Kill a run at random points and count what Redis has: python -m benchmarks.outbox_kills.
+"""Make faults at random points and count what Redis has: python -m benchmarks.outbox_faults.
 
 A child judges a fixed list of captions with the real rule engine, writes to the real store and
-publishes to a real server. It is killed (SIGKILL) after a random time and started again on the
-same store, until so many kills are done and a last child has come to the end. The ids in the
-stream must be those of an unbroken run, each once.
+publishes to a real server. After a random time one of them meets a fault: the child is killed
+(SIGKILL; three in four), the server is killed and started again, or the server hangs (SIGSTOP)
+for longer than a call may take. A dead child is started again on the same store, until so many
+faults are done and a last child has come to the end. The ids in the stream must be those of an
+unbroken run, each once.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import argparse
 import functools
 import json
 import multiprocessing
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +40,19 @@ _BEGIN = datetime(2026, 1, 2, 3, 0, tzinfo=timezone.utc)
 _TEXTS = ("a car is on fire", "a man walks a dog", "two men are fighting", "an empty street")
 _CAPTION_S = 15.0  # apart: alerts start, are updated and end within a few captions
 _LONGEST_LIFE_S = 0.15
+_REDIS_TIMEOUT_S = 0.3
+_HANG_S = 0.5  # longer than a call may take: its answer comes too late
 _WORK_S = 0.002  # a caption's pretended work, so that kills fall on every kind of moment
 
 
 @dataclass(frozen=True)
 class Count:
-    """What the stream held at the end; ``at_work`` kills fell while captions were judged."""
+    """What the stream held at the end; ``at_work`` faults fell while captions were judged."""
 
-    kills: int
+    faults: int
+    child_kills: int
+    server_kills: int
+    server_hangs: int
     at_work: int
     expected: int
     found: int
@@ -54,7 +64,11 @@ class Count:
 def judge(captions: int, store_path: str, url: str | None) -> None:
     """Go on with the captions where the store stands; publish when there is a URL."""
     store = Store(store_path)
-    publisher = None if url is None else Publisher(store, RedisSink(RedisConfig(), url))
+    publisher = (
+        None
+        if url is None
+        else Publisher(store, RedisSink(RedisConfig(timeout_s=_REDIS_TIMEOUT_S), url))
+    )
     if publisher is not None:
         publisher.start()
     engine = RuleEngine(_rules(), state=store.state("rules"))
@@ -70,33 +84,52 @@ def judge(captions: int, store_path: str, url: str | None) -> None:
     store.close()
 
 
-def run(kills: int, captions: int, seed: int) -> Count:
-    """Kill so often, then let a child finish; compare the stream with an unbroken run."""
+def run(faults: int, captions: int, seed: int) -> Count:
+    """Make so many faults, then let a child finish; compare the stream with an unbroken run."""
     chance = random.Random(seed)
+    done: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as directory, EmbeddedRedis() as server:
         unbroken = f"{directory}/unbroken.sqlite3"
         judge(captions, unbroken, None)
         killed = f"{directory}/killed.sqlite3"
-        at_work = 0
-        for _ in range(kills):
+        for _ in range(faults):
             before = _position(killed)
-            _work((captions, killed, server.url), chance.uniform(0.0, _LONGEST_LIFE_S))
-            at_work += before < _position(killed) < captions
-        if _work((captions, killed, server.url), None) != 0:
+            child = _child(captions, killed, server.url)
+            child.join(chance.uniform(0.0, _LONGEST_LIFE_S))
+            fault = chance.choices(("child_kill", "server_kill", "server_hang"), (6, 1, 1))[0]
+            _make(fault, server)
+            child.kill()
+            child.join()
+            done[fault] += 1
+            done["at_work"] += before < _position(killed) < captions
+        last = _child(captions, killed, server.url)
+        last.join()
+        if last.exitcode != 0:
             raise RuntimeError("the last child could not publish everything")
-        return _compare((kills, at_work), _recorded(unbroken), _streamed(server.url))
+        return _compare(done, _recorded(unbroken), _streamed(server.url))
 
 
-def _work(work: tuple[int, str, str], life_s: float | None) -> int | None:
-    """Run a child to its end, or kill it after ``life_s``; return its exit code."""
-    # Forked, so that the rules (half a second) are loaded once; no thread runs here.
-    child = multiprocessing.get_context("fork").Process(target=judge, args=work)
+def _child(captions: int, store_path: str, url: str) -> ForkProcess:
+    """Start a child; forked, so that the rules are loaded once, and no thread runs here."""
+    child = multiprocessing.get_context("fork").Process(
+        target=judge, args=(captions, store_path, url)
+    )
     child.start()
-    child.join(life_s)
-    if life_s is not None:
-        child.kill()
-    child.join()
-    return child.exitcode
+    return child
+
+
+def _make(fault: str, server: EmbeddedRedis) -> None:
+    """Let the server meet its fault while the child works; the child's own comes after."""
+    assert server.pid is not None
+    if fault == "server_kill":
+        os.kill(server.pid, signal.SIGKILL)
+        while not server.revive():
+            time.sleep(0.01)
+    elif fault == "server_hang":
+        os.kill(server.pid, signal.SIGSTOP)
+        time.sleep(_HANG_S)
+        os.kill(server.pid, signal.SIGCONT)
+        time.sleep(0.1)
 
 
 @functools.cache
@@ -130,10 +163,12 @@ def _streamed(url: str) -> Counter[str]:
     return Counter(json.loads(fields[b"event"])["id"] for _, fields in entries)
 
 
-def _compare(kills: tuple[int, int], expected: set[str], found: Counter[str]) -> Count:
+def _compare(done: Counter[str], expected: set[str], found: Counter[str]) -> Count:
+    kinds = (done["child_kill"], done["server_kill"], done["server_hang"])
     return Count(
-        kills=kills[0],
-        at_work=kills[1],
+        sum(kinds),
+        *kinds,
+        at_work=done["at_work"],
         expected=len(expected),
         found=sum(found.values()),
         lost=len(expected - set(found)),
@@ -144,11 +179,11 @@ def _compare(kills: tuple[int, int], expected: set[str], found: Counter[str]) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--captions", type=int, help="20 a kill unless said")
+    parser.add_argument("--faults", type=int, default=1000)
+    parser.add_argument("--captions", type=int, help="20 a fault unless said")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    count = run(options.kills, options.captions or 20 * options.kills, options.seed)
+    count = run(options.faults, options.captions or 20 * options.faults, options.seed)
     print(json.dumps(asdict(count)))
     return 1 if count.lost or count.strange or count.duplicates else 0
 
