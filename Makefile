@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: demo test test-slow check lint format clean
+.PHONY: demo test test-slow check lint format soak clean
 
 demo: $(VENV)/.demo
 	@if [ -n "$(VIDEO)" ]; then \
@@ -21,6 +21,9 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/.test
+	$(BIN)/python -m benchmarks.soak --minutes 10
 
 check: $(VENV)/.check lint test
 

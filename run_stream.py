@@ -20,7 +20,7 @@ from pipeline.commands.search import search
 from pipeline.commands.subscribe import subscribe
 from pipeline.config import ConfigError
 from pipeline.outputs import OutputError
-from pipeline.redaction import RedactingFilter, redact
+from pipeline.redaction import RedactingFilter, log_uncaught, redact
 from pipeline.sources import SourceError
 from pipeline.store import StoreError
 from pipeline.supervisor import StageFailed
@@ -80,6 +80,7 @@ def _set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     level = os.environ.get("WATCHWORD_LOG", "WARNING").upper()
     logging.basicConfig(level=level, handlers=[handler])
+    log_uncaught()
 
 
 if __name__ == "__main__":

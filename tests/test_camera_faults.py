@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +113,20 @@ def test_no_log_record_or_exception_holds_a_password(password: str, text: str):
         )
     RedactingFilter().filter(record)
     assert "Zq" not in logging.Formatter().format(record)
+
+
+def test_an_error_nobody_caught_is_printed_without_its_password():
+    script = (
+        "import threading; from run_stream import _set_up_logging; _set_up_logging()\n"
+        "def fail(): raise OSError('cannot open rtsp://admin:Zq@/:#pass@h:1/x')\n"
+        "thread = threading.Thread(target=fail); thread.start(); thread.join(); fail()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("rtsp://***@h:1/x") == 2, done.stderr
+    assert "Zq" not in done.stderr
 
 
 @pytest.mark.fault

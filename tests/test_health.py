@@ -37,6 +37,7 @@ NAMES = {
     "batch_size",
     "grab_to_caption_seconds",
     "grab_to_alert_seconds",
+    "camera_blind",
     "camera_up",
     "camera_reconnects",
     "outbox_depth",

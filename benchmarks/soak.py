@@ -1,0 +1,279 @@
+"""A long run in which everything comes and goes: whether anything grows or is lost.
+
+    make soak        (python -m benchmarks.soak --minutes 10)
+
+The whole program runs on a configuration that is rewritten every few seconds: live cameras whose
+server is killed or stopped and comes back, one steady camera, and a recording that is added, read
+as fast as it goes, and removed. Every five seconds memory, descriptors, threads and shared memory
+are read from ``/proc``, counts from the program's own metrics. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.clips import light_clip
+from tests.capture_run import CLIPS
+from tests.rtsp_server import RtspServer, free_port
+
+ROOT = Path(__file__).parent.parent
+LIVE = "light.mp4"
+RECORDING = "bikes.mp4"
+SAMPLE_EVERY_S, SWAP_EVERY_S, FAULT_EVERY_S, FAULT_S = 5.0, 6.0, 24.0, 8.0
+READY_WITHIN_S = 300.0
+
+
+@dataclass
+class Sample:
+    """The program at one moment; memory in KiB."""
+
+    at_s: float
+    main_kib: int = 0
+    captioner_kib: int = 0
+    grabbers_kib: int = 0
+    grabbers: int = 0
+    descriptors: int = 0
+    threads: int = 0
+    segments: int = 0
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+class Program:
+    """The program under test and the configuration file it follows."""
+
+    def __init__(
+        self, folder: Path, cameras: int, unsteady: RtspServer, steady: RtspServer
+    ) -> None:
+        self._folder, self._port = folder, free_port()
+        self._live = {f"u{index}": unsteady.url(LIVE) for index in range(cameras)}
+        self._live["steady"] = steady.url(LIVE)
+        self._config = folder / "soak.yaml"
+        self.write(with_recording=False)
+        command = [sys.executable, str(ROOT / "run_stream.py"), "run", "--json", "--config"]
+        self._process = subprocess.Popen(
+            [*command, str(self._config)],
+            stdout=(folder / "stdout").open("w"),
+            stderr=(folder / "stderr").open("w"),
+        )
+
+    def write(self, *, with_recording: bool) -> None:
+        """Rewrite the configuration as an editor does: beside it, then in its place."""
+        sources = dict(self._live)
+        if with_recording:
+            sources["recording"] = str(CLIPS / RECORDING)
+        config = {
+            "cameras": {name: {"source": source} for name, source in sources.items()},
+            "capture": {"analysis_fps": 2.5, "captions_per_second": 1.0},
+            "metrics": {"port": self._port},
+            "output": {"directory": str(self._folder)},
+            "store": {"path": str(self._folder / "watchword.sqlite3")},
+        }
+        new = self._config.with_suffix(".new")
+        new.write_text(yaml.safe_dump(config))
+        new.replace(self._config)
+
+    def wait_until_ready(self) -> None:
+        """Wait for the model and a first camera."""
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                raise SystemExit((self._folder / "stderr").read_text())
+            try:
+                self._get("readyz")
+            except OSError:
+                time.sleep(1.0)
+            else:
+                return
+        raise SystemExit("the program was not ready in time")
+
+    def sample(self, began_s: float) -> Sample:
+        """Look at the program as it is now."""
+        sample = Sample(time.monotonic() - began_s)
+        for pid, kind in _processes(self._process.pid):
+            try:
+                _add(sample, pid, kind)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+        sample.segments = len(list(Path("/dev/shm").glob("ww*")))
+        sample.counts = self._counts()
+        return sample
+
+    def finish(self) -> tuple[int, dict[str, Any]]:
+        """Stop it; its exit code and summary."""
+        self._process.send_signal(signal.SIGINT)
+        code = self._process.wait(120)
+        last = (self._folder / "stdout").read_text().splitlines()[-1]
+        return code, json.loads(last)
+
+    def said(self) -> str:
+        """What it has said on stderr."""
+        return (self._folder / "stderr").read_text()
+
+    def _counts(self) -> dict[str, float]:
+        counts: dict[str, float] = {}
+        for family in text_string_to_metric_families(self._get("metrics")):
+            for sample in family.samples:
+                if sample.name.startswith("watchword_"):
+                    name = sample.name.removeprefix("watchword_")
+                    counts[name] = counts.get(name, 0.0) + sample.value
+        return counts
+
+    def _get(self, page: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{page}", timeout=20) as answer:
+            return answer.read().decode()
+
+
+def _processes(root: int) -> Iterator[tuple[int, str]]:
+    """Every process below ``root``, itself included, with what it is."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rsplit(")")[-1].split()[1]
+                )
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    kinds = {root: "main"}
+    for _ in range(3):
+        for pid, parent in parents.items():
+            if parent in kinds and pid not in kinds:
+                kinds[pid] = "grabber" if kinds[parent] == "forkserver" else _kind(pid)
+    yield from kinds.items()
+
+
+def _kind(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return "gone"
+    for mark, kind in ((b"forkserver", "forkserver"), (b"spawn_main", "captioner")):
+        if mark in command:
+            return kind
+    return "other"
+
+
+def _add(sample: Sample, pid: int, kind: str) -> None:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
+    private_kib = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    if kind == "main":
+        sample.main_kib = private_kib
+        sample.descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        sample.threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+    elif kind == "captioner":
+        sample.captioner_kib = private_kib
+    elif kind == "grabber":
+        sample.grabbers += 1
+        sample.grabbers_kib += private_kib
+
+
+def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Sample]:
+    """Run the script of faults; the samples."""
+    began_s = time.monotonic()
+    samples: list[Sample] = []
+    next_sample_s = next_swap_s = 0.0
+    next_fault_s, mend_s, faults, with_recording = FAULT_EVERY_S, float("inf"), 0, False
+    while (now_s := time.monotonic() - began_s) < minutes * 60:
+        if now_s >= mend_s:
+            (unsteady.resume if faults % 3 == 0 else unsteady.start)()
+            mend_s = float("inf")
+        elif now_s >= next_fault_s and now_s < minutes * 60 - 60:
+            faults += 1
+            (unsteady.hang if faults % 3 == 0 else unsteady.kill)()
+            next_fault_s, mend_s = now_s + FAULT_EVERY_S, now_s + FAULT_S
+        if now_s >= next_swap_s and now_s < minutes * 60 - 30:
+            with_recording = not with_recording
+            program.write(with_recording=with_recording)
+            next_swap_s = now_s + SWAP_EVERY_S
+        if now_s >= next_sample_s:
+            samples.append(program.sample(began_s))
+            next_sample_s = now_s + SAMPLE_EVERY_S
+        time.sleep(0.1)
+    samples.append(program.sample(began_s))
+    return samples
+
+
+def report(samples: list[Sample], warm_up_s: float) -> None:
+    """Print first, last and slope of everything that must not grow."""
+    kept = [sample for sample in samples if sample.at_s >= warm_up_s]
+    counts = [sample.counts for sample in kept]
+    captions = counts[-1]["captions_total"] - counts[0]["captions_total"]
+    reconnects = counts[-1].get("camera_reconnects_total", 0.0)
+    span_s = kept[-1].at_s - kept[0].at_s
+    print(f"after a warm-up of {warm_up_s:.0f} s: {span_s:.0f} s, {captions:.0f} captions")
+    print(f"reconnects in the whole run: {reconnects:.0f}")
+    times = np.array([sample.at_s for sample in kept])
+    for name, unit in (
+        ("main_kib", "KiB"),
+        ("captioner_kib", "KiB"),
+        ("descriptors", ""),
+        ("threads", ""),
+        ("segments", ""),
+    ):
+        values = np.array([getattr(sample, name) for sample in kept], float)
+        slope, error = _slope(times, values)
+        per_caption = slope * span_s / max(captions, 1) * 1000
+        bound = (abs(slope) + 2 * error) * span_s / max(captions, 1) * 1000
+        print(
+            f"{name:14s} first {values[0]:9.0f} last {values[-1]:9.0f} {unit:3s} "
+            f"min {values.min():.0f} max {values.max():.0f}; a 1,000 captions {per_caption:+.1f} "
+            f"(bound {bound:.1f}), a reconnect {slope * span_s / max(reconnects, 1):+.2f}"
+        )
+    each = [sample.grabbers_kib / sample.grabbers for sample in kept if sample.grabbers]
+    print(f"a grabber's own memory: median {np.median(each):.0f} KiB, most {max(each):.0f} KiB")
+
+
+def _slope(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Least squares slope a second, and its standard error."""
+    centred = times - times.mean()
+    slope = float((centred * values).sum() / (centred**2).sum())
+    rest = values - values.mean() - slope * centred
+    return slope, float(np.sqrt((rest**2).sum() / max(len(times) - 2, 1) / (centred**2).sum()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--cameras", type=int, default=8, help="on the server that fails")
+    given = parser.parse_args()
+    before = set(Path("/dev/shm").glob("ww*"))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        light_clip(folder, LIVE)
+        unsteady, steady = (stack.enter_context(RtspServer(folder)) for _ in range(2))
+        program = Program(folder, given.cameras, (unsteady, steady))
+        program.wait_until_ready()
+        samples = torment(program, unsteady, given.minutes)
+        code, summary = program.finish()
+        said = program.said()
+    report(samples, warm_up_s=given.minutes * 12)
+    up = samples[-1].counts["camera_up"]
+    print(f"cameras up at the end: {up:.0f} of {given.cameras + 1}")
+    print(f"reloads {said.count('reloaded: ')}, refused {said.count('not reloaded')}")
+    frames = summary["total"]["frames"]
+    given_up = sum(frames["dropped"].values()) + sum(frames["failed"].values())
+    settled = frames["unsampled"] + frames["skipped"] + given_up + frames["encoded"]
+    print(f"exit code {code} (130: stopped by us); frames {frames}")
+    print(f"books balance: {frames['grabbed'] == settled}")
+    print(f"shared memory left: {len(set(Path('/dev/shm').glob('ww*')) - before)} segments")
+
+
+if __name__ == "__main__":
+    main()
