@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.accounting import Accounting
+from pipeline.alerts.faces import face_finder
+from pipeline.alerts.snapshot_taker import SnapshotFolder, SnapshotTaker
 from pipeline.batcher import Batch, Batcher, LaneRules
 from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage
 from pipeline.captioner_messages import Ready
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel, Overflow
-from pipeline.config import Config
+from pipeline.config import Config, SnapshotConfig
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, CameraEvent, FrameRef
 from pipeline.metrics import Metrics
@@ -153,5 +156,17 @@ def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
 
     services = parts.services
     return RuleStagePorts(
-        preview, capture.release, services.publisher.wake, snapshot_key, services.reviews.take
+        preview,
+        capture.release,
+        services.publisher.wake,
+        snapshot_key,
+        services.reviews.take,
+        _snapshots(parts.config.snapshots),
     )
+
+
+def _snapshots(config: SnapshotConfig) -> SnapshotTaker:
+    folder = None
+    if config.directory is not None:
+        folder = SnapshotFolder(Path(config.directory), int(config.max_mib * 2**20))
+    return SnapshotTaker(folder, face_finder() if config.blur_faces else None)

@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "RedisConfig",
     "RulesConfig",
+    "SnapshotConfig",
     "StoreConfig",
     "load_config",
     "load_yaml_model",
@@ -182,6 +183,17 @@ class OutputConfig(Strict):
     )
 
 
+class SnapshotConfig(Strict):
+    """The picture that goes with an alert; it is in Redis for ``redis.snapshot_ttl_s``."""
+
+    directory: str | None = None
+    """Keep copies in this folder too."""
+    max_mib: PositiveFloat = 512.0
+    """How large the folder may grow; the oldest pictures go first."""
+    blur_faces: bool = False
+    """Make faces unrecognisable, in Redis and in the folder; needs the extra ``faces``."""
+
+
 class MetricsConfig(Strict):
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer. Without a port they do not."""
 
@@ -199,6 +211,7 @@ class Config(Strict):
     redis: RedisConfig = RedisConfig()
     store: StoreConfig = StoreConfig()
     output: OutputConfig = OutputConfig()
+    snapshots: SnapshotConfig = SnapshotConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @field_validator("cameras")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -31,7 +32,12 @@ def encode_alert(alert: Alert) -> dict[str, Any]:
         "probability": alert.probability,
         "keywords": [_keyword(evidence) for evidence in alert.keywords],
         "evidence": dict(alert.evidence),
+        "alternatives": [
+            {"text": other.text, "probability": math.exp(min(0.0, other.log_probability))}
+            for other in alert.alternatives
+        ],
         "region": _region(alert.region),
+        "frame_sequence": stamp.sequence,
         "frame_time": utc_text(stamp.captured_at),
         "media_time_s": stamp.position_s,
         "detected_time": utc_text(alert.detected_at),
@@ -131,6 +137,8 @@ def _keyword(evidence: Evidence) -> dict[str, Any]:
         "matched": evidence.matched,
         "span": list(evidence.span),
         "probability": evidence.probability,
+        "beams": evidence.beams,
+        "region": _region(evidence.region),
     }
 
 

@@ -6,13 +6,13 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.alerts.codec import encode_alert
-from pipeline.alerts.snapshot import encode_snapshot
+from pipeline.alerts.snapshot_taker import SnapshotTaker
 from pipeline.captioner import CaptionedFrame
 from pipeline.messages import Alert, AlertState, Caption, FrameRef, Review
 from pipeline.rules.engine import RuleEngine
@@ -41,7 +41,8 @@ class RuleStagePorts:
 
     ``preview`` gives a frame's picture (H, W, 3) RGB, ``release`` frees its slot, ``wake`` tells
     the publisher that there is something new, ``snapshot_key`` names an alert's picture, and
-    ``reviews`` gives what people have said since it was asked last, with its stream id.
+    ``reviews`` gives what people have said since it was asked last, with its stream id;
+    ``snapshots`` makes the pictures.
     """
 
     preview: Callable[[FrameRef], NDArray[np.uint8]]
@@ -49,6 +50,7 @@ class RuleStagePorts:
     wake: Callable[[], None]
     snapshot_key: Callable[[Alert], str]
     reviews: Callable[[], Sequence[tuple[str, Review]]] = tuple
+    snapshots: SnapshotTaker = field(default_factory=SnapshotTaker)
 
 
 class RuleStage:
@@ -133,7 +135,7 @@ class RuleStage:
             self._book.tell_snoozes(self._engine, item.caption.stamp)
             alerts = self._engine.process(item.caption)
             pictures = {
-                alert.id: encode_snapshot(self._ports.preview(item.ref), alert.region)
+                alert.id: self._ports.snapshots.take(alert, self._ports.preview(item.ref))
                 for alert in alerts
                 if alert.state is AlertState.STARTED
             }
@@ -142,9 +144,13 @@ class RuleStage:
         return self._record(item.caption, alerts, pictures)
 
     def _record(
-        self, caption: Caption | None, alerts: Sequence[Alert], pictures: dict[str, bytes]
+        self, caption: Caption | None, alerts: Sequence[Alert], pictures: Mapping[str, bytes | None]
     ) -> Iterable[Judged]:
-        named = tuple(replace(a, snapshot=self._ports.snapshot_key(a)) for a in alerts)
+        without = {key for key, picture in pictures.items() if picture is None}
+        named = tuple(
+            a if a.id in without else replace(a, snapshot=self._ports.snapshot_key(a))
+            for a in alerts
+        )
         events = tuple((encode_alert(alert), pictures.get(alert.id)) for alert in named)
         self._book.watch(named)
         self.started.update(a.rule for a in alerts if a.state is AlertState.STARTED)
