@@ -47,7 +47,7 @@ def face_finder() -> FaceFinder:
 
 def blur_faces(picture: Picture, find: FaceFinder) -> Picture:
     """Return a copy of an (H, W, 3) uint8 RGB picture whose faces are coarse blocks."""
-    blurred = picture.copy()
+    blurred: Picture = picture.copy()
     height, width = picture.shape[:2]
     for left, top, right, bottom in find(picture):
         wide, tall = (right - left) * _MARGIN, (bottom - top) * _MARGIN
@@ -63,4 +63,5 @@ def _coarse(face: Picture) -> Picture:
     height, width = face.shape[:2]
     small = cv2.resize(face, (min(_TILES, width), min(_TILES, height)), None, 0, 0, cv2.INTER_AREA)
     large = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(large, dtype=np.uint8)
+    coarse: Picture = np.asarray(large, dtype=np.uint8)
+    return coarse
