@@ -21,11 +21,13 @@ from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
 from pipeline.outputs.stage import Sink
 from pipeline.outputs.terminal import TerminalView
+from pipeline.redaction import redact
 from pipeline.reload import Differences, Reloader
 from pipeline.run_setup import Setup
-from pipeline.services import Services, open_services, start_captioner
+from pipeline.services import Services, check_redis_url, open_services, start_captioner
 from pipeline.sinks import CaptionChannel, Printer
 from pipeline.sources import SourceKind
+from pipeline.supervisor import StageFailed
 from pipeline.telemetry import open_telemetry
 
 __all__ = ["CAPTIONER_FACTORY", "Printer", "Run", "camera_infos", "camera_specs"]
@@ -85,30 +87,48 @@ class Run:
     def go(self) -> RunSummary:
         """Run to the end of the sources, a stop, or a failure; drain; write files; sum up.
 
+        A stage that failed is told in the summary's ``error``; what was captioned before it is
+        written and counted all the same.
+
         Raises:
-            StageFailed: A stage failed; what was captioned before is written all the same.
+            OutputError: A file cannot be written.
 
         """
         self._started_s = time.monotonic()
-        supervisor = self.chain.supervisor
-        supervisor.start()
+        error = self._watch_and_drain()
         try:
-            self._interrupted = not supervisor.wait(on_poll=self._on_poll)
+            files = self._outputs.close(self._complete(), self._unread())
         finally:
-            try:
-                supervisor.drain()
-            finally:
-                files = self._outputs.close(self._complete())
-                left = self.services.publisher.stop()
+            left = self.services.publisher.stop()
         if left:
             where = self.services.store.path
-            sys.stderr.write(f"{left} events could not be published; they wait in {where}\n")
-        summary = self._summary(tuple(files))
+            sys.stderr.write(
+                f"{left} events could not be published; a run with the store {where} sends them\n"
+            )
+        summary = self._summary(tuple(files), error)
         write_summary(self.config.output.directory, summary)
         return summary
 
+    def _watch_and_drain(self) -> StageFailed | None:
+        """The first failure; a second one, in draining, only follows from it."""
+        first: StageFailed | None = None
+        for step in (self._watch, self.chain.supervisor.drain):
+            try:
+                step()
+            except StageFailed as failure:
+                first = first or failure
+            except KeyboardInterrupt:  # from Python, where nobody handles the signal: drain too
+                self._interrupted = True
+        return first
+
+    def _watch(self) -> None:
+        supervisor = self.chain.supervisor
+        supervisor.start()
+        self._interrupted = not supervisor.wait(on_poll=self._on_poll)
+
     def _build(self) -> None:
         config = self.config
+        check_redis_url(config.redis)
         telemetry = open_telemetry(config.metrics, self._stack)
         # The model first: it is what fails most, and nothing has been written by then.
         captioner, self.ready = start_captioner(
@@ -173,6 +193,7 @@ class Run:
 
     def _on_camera_event(self, event: CameraEvent) -> None:
         self.services.publisher.wake()
+        self._outputs.camera_event(event)
         if self.view is not None:
             self.view.camera_event(event)
         else:
@@ -203,13 +224,21 @@ class Run:
             for spec in self._cameras.values()
         }
 
-    def _summary(self, files: tuple[Path, ...]) -> RunSummary:
+    def _unread(self) -> set[str]:
+        """Recordings that gave no frame at all: an empty file of theirs would say nothing."""
+        chain = self.chain
+        errors, accounts = chain.capture.errors(), chain.capture.accounts()
+        finite = {spec.name for spec in self._cameras.values() if not spec.source.live}
+        return {name for name in finite & set(errors) if accounts[name].grabbed == 0}
+
+    def _summary(self, files: tuple[Path, ...], error: StageFailed | None) -> RunSummary:
         return RunSummary(
             cameras=tuple(self.chain.accounting.camera(name) for name in self._cameras),
             alerts=dict(self.chain.rule_stage.started),
             wall_s=time.monotonic() - self._started_s,
             files=files,
             interrupted=self._interrupted,
+            error=None if error is None else redact(str(error)),
         )
 
 

@@ -89,6 +89,7 @@ class CameraFeed:
         self.process: BaseProcess | None = None
         self.info: SourceInfo | None = None
         self.error: str | None = None
+        self.warned: str | None = None
         self.offline_since: datetime | None = None
         self.last_frame_at: datetime | None = None
         self.position_s: float | None = None

@@ -212,7 +212,11 @@ class CaptionerStage:
 
     def _caption(self, batch: Batch) -> Iterator[CaptionedFrame]:
         request = Request(batch.refs, batch.due, self._new_layouts(batch), self._gone_cameras())
-        answer = self._process.ask(request)
+        try:
+            answer = self._process.ask(request)
+        except Exception as error:
+            self._book_failure(batch, Failure("captioner_error", str(error)))
+            raise
         if isinstance(answer, Failure):
             self._book_failure(batch, answer)
             self._restart(answer)

@@ -6,6 +6,7 @@ imported here, in the child, and so torch never enters the main process.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -172,6 +173,11 @@ def serve(pipe: Connection, options: CaptionerOptions) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Set before the model's libraries load. Half of the cores: the others decode video.
     os.environ.setdefault("OMP_NUM_THREADS", str(_threads()))
+    with contextlib.suppress(BrokenPipeError):  # the main process is gone, also while we load
+        _serve(pipe, options)
+
+
+def _serve(pipe: Connection, options: CaptionerOptions) -> None:
     captioner = _load(pipe, options)
     if captioner is None:
         return

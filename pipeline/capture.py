@@ -315,7 +315,11 @@ class Capture:
             feed.state = FeedState.FAILED
         else:
             feed.state = FeedState.FAILED if feed.restarts.exhausted else FeedState.RETRYING
-        log.warning("camera %s: %s", feed.spec.name, feed.error)
+        if finite and feed.state is FeedState.FAILED:
+            return  # the end of the run tells it
+        if feed.error != feed.warned:  # a camera that stays away is told once
+            feed.warned = feed.error
+            log.warning("camera %s: %s", feed.spec.name, feed.error)
 
     def _watch(self) -> None:
         now_s = self._clock()

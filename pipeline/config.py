@@ -233,6 +233,14 @@ class Config(Strict):
         return self.capture.model_copy(update=own.model_dump(exclude_unset=True))
 
 
+_IN_YAML = {  # pydantic speaks of Python's types
+    "tuple_type": "must be a list, such as [a, b]",
+    "list_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "bool_type": "must be true or false",
+    "too_short": "must not be empty",
+}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -270,7 +278,7 @@ def load_yaml_model(
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        found = [_explain(name, root, schema, detail) for detail in error.errors()]
+        found = [_explain(name, root, schema, detail) for detail in _root_causes(error)]
         raise ConfigError(found) from None
 
 
@@ -344,6 +352,20 @@ def _fill_in(
     return _VARIABLE.sub(replace, text)
 
 
+def _root_causes(error: ValidationError) -> list[Mapping[str, Any]]:
+    """Leave out that a list is too short where that is so only for an item that is wrong."""
+    details: list[Mapping[str, Any]] = list(error.errors())
+    places = [tuple(detail["loc"]) for detail in details]
+
+    def follows(detail: Mapping[str, Any]) -> bool:
+        here = tuple(detail["loc"])
+        return detail["type"] == "too_short" and any(
+            place[: len(here)] == here and len(place) > len(here) for place in places
+        )
+
+    return [detail for detail in details if not follows(detail)]
+
+
 def _explain(
     name: str, root: yaml.Node, schema: type[BaseModel], detail: Mapping[str, Any]
 ) -> Problem:
@@ -357,7 +379,7 @@ def _explain(
         return Problem(name, line, f"unknown key {where!r}{hint}")
     if detail["type"] == "missing":
         return Problem(name, line, f"{where!r} is missing")
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = _IN_YAML.get(detail["type"], str(detail["msg"]).removeprefix("Value error, "))
     given = detail.get("input")
     shown = f" (given: {redact(repr(given))})" if isinstance(given, (str, int, float)) else ""
     return Problem(name, line, f"{where}: {message}{shown}" if where else message + shown)

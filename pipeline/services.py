@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from redis import RedisError
 
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, ReviewFollower
-from pipeline.alerts.redis_client import RedisUnfit
+from pipeline.alerts.redis_client import RedisUnfit, connect
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_messages import CaptionerOptions, Ready
-from pipeline.config import Config, ModelConfig, StoreConfig
+from pipeline.config import Config, ModelConfig, RedisConfig, StoreConfig
 from pipeline.redaction import redact
 from pipeline.rules import ReviewBook, RuleSet
 from pipeline.store import Housekeeper, Retention, Store
 
-__all__ = ["Services", "open_services", "start_captioner"]
+__all__ = ["Services", "check_redis_url", "open_services", "start_captioner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,17 @@ def start_captioner(
             f"rules that ask for it in {rules.path} go by words alone\n"
         )
     return captioner, ready
+
+
+def check_redis_url(config: RedisConfig) -> None:
+    """Look at a Redis URL without connecting.
+
+    Raises:
+        ValueError: It is malformed.
+
+    """
+    if config.url is not None:
+        connect(config.url, config.timeout_s).close()
 
 
 def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:

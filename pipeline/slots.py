@@ -8,6 +8,7 @@ its children only attach. Pages never written cost no memory.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import sys
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class FrameSlots:
 
         Should the process be killed first, multiprocessing's resource tracker unlinks it.
         """
-        hint = "".join(char for char in name_hint if char.isalnum())[:8]
-        name = f"ww{hint}{secrets.token_hex(6)}"
+        hint = "".join(char for char in name_hint if char.isalnum())[:6]
+        name = f"ww{os.getpid()}-{hint}{secrets.token_hex(4)}"  # macOS takes 31 characters
         layout = SlotLayout(name, slots, square_pixels, preview_pixels)
         memory = SharedMemory(name, create=True, size=slots * layout.slot_bytes)
         return cls(layout, memory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from pipeline.channel import Channel
@@ -15,6 +15,9 @@ from pipeline.worker import Worker
 __all__ = ["Source", "StageFailed", "Supervisor"]
 
 log = logging.getLogger(__name__)
+
+_JOIN_SLICE_S = 0.2
+_LAST_WAIT_S = 1.0
 
 
 class StageFailed(Exception):
@@ -65,7 +68,8 @@ class Supervisor:
         self._stall_timeout_s = stall_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._wake = threading.Event()
-        self._stop_requested = False
+        self._stop_requests = 0
+        self._watched: dict[str, tuple[int, float]] = {}
 
     def start(self) -> None:
         """Open every stage, downstream first, then let frames in.
@@ -83,8 +87,11 @@ class Supervisor:
         self._source.start()
 
     def request_stop(self) -> None:
-        """Ask :meth:`wait` to return; safe to call from a signal handler or any thread."""
-        self._stop_requested = True
+        """Ask :meth:`wait` to return; safe to call from a signal handler or any thread.
+
+        Asked a second time, :meth:`drain` waits no longer and cuts the run short.
+        """
+        self._stop_requests += 1
         self._wake.set()
 
     def stage_failed(self, worker: Worker[Any, Any]) -> None:
@@ -106,7 +113,7 @@ class Supervisor:
             failure = self.failure()
             if failure is not None:
                 raise failure
-            if self._stop_requested:
+            if self._stop_requests:
                 return False
             if self._source.all_finished():
                 return True
@@ -127,15 +134,17 @@ class Supervisor:
         deadline = time.monotonic() + self._drain_timeout_s
         if self._workers:
             self._workers[0].inlet.channel.close()
-        stuck = [w for w in self._workers if not w.join(max(0.0, deadline - time.monotonic()))]
+        stuck = [worker for worker in self._workers if not self._joined(worker, deadline)]
         for channel in self._channels():
             channel.close()
-            for item in channel.clear():
-                self._on_abandoned(item)
-        stuck = [worker for worker in stuck if not worker.join(1.0)]
+            self._abandon(channel.clear())
+        stuck = [worker for worker in stuck if not worker.join(_LAST_WAIT_S)]
+        for worker in self._workers:
+            self._abandon(worker.abandoned)
+            worker.abandoned = []
         if stuck:
             names = ", ".join(worker.stage.name for worker in stuck)
-            raise StageFailed(f"stage {names} did not end within {self._drain_timeout_s:g} s")
+            raise StageFailed(f"stage {names} did not end; what was in it is lost")
 
     def health(self) -> tuple[StageHealth, ...]:
         """Health of every stage, upstream first."""
@@ -144,6 +153,17 @@ class Supervisor:
     def failure(self) -> StageFailed | None:
         """What has failed or stalled, or None."""
         return self._failure() or self._stalled()
+
+    def _joined(self, worker: Worker[Any, Any], deadline: float) -> bool:
+        """Wait until a worker has ended, the deadline, or a second request to stop."""
+        while not worker.join(_JOIN_SLICE_S):
+            if self._stop_requests > 1 or time.monotonic() >= deadline:
+                return worker.join(0.0)
+        return True
+
+    def _abandon(self, items: Iterable[Any]) -> None:
+        for item in items:
+            self._on_abandoned(item)
 
     def _channels(self) -> list[Channel[Any]]:
         return [worker.inlet.channel for worker in self._workers]
@@ -159,11 +179,20 @@ class Supervisor:
         return None if error is None else StageFailed(f"capture: {error}")
 
     def _stalled(self) -> StageFailed | None:
-        now_ns = time.monotonic_ns()
+        """A stage seen with waiting work and no progress at every look for the whole time-out.
+
+        The time counts from the first such look, not from the stage's last progress: a camera
+        that was silent for an hour brings work to a stage that has been idle, not stalled.
+        """
+        now_s = time.monotonic()
         for health in self.health():
-            idle_s = (now_ns - health.last_progress_monotonic_ns) / 1e9
-            if health.queued and idle_s > self._stall_timeout_s:
+            progress_ns, since_s = self._watched.get(health.stage, (-1, now_s))
+            if not health.queued or progress_ns != health.last_progress_monotonic_ns:
+                since_s = now_s
+            self._watched[health.stage] = (health.last_progress_monotonic_ns, since_s)
+            if now_s - since_s > self._stall_timeout_s:
                 return StageFailed(
-                    f"{health.stage}: no progress for {idle_s:.0f} s with {health.queued} waiting"
+                    f"{health.stage}: no progress for {now_s - since_s:.0f} s "
+                    f"with {health.queued} waiting"
                 )
         return None

@@ -64,6 +64,7 @@ class Worker(Generic[In, Out]):
     When the stage fails, both ends are closed so that no neighbour waits for ever, the error is
     kept in :attr:`error`, and ``on_failure`` is told. Errors in ``close`` are reported likewise.
     ``on_worked`` is told the seconds that each call of the stage took.
+    Outputs that nobody takes any more are kept in :attr:`abandoned`, to be booked.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Worker(Generic[In, Out]):
         self.inlet = inlet
         self.outlet = outlet
         self.error: Exception | None = None
+        self.abandoned: list[Out] = []
         self.opened = threading.Event()
         self._on_failure = on_failure
         self._on_worked = on_worked
@@ -138,15 +140,24 @@ class Worker(Generic[In, Out]):
         self._emit(self.stage.flush())
 
     def _emit(self, outputs: Iterable[Out]) -> float:
-        """Pass outputs on; return the seconds that the next stage's queue made us wait."""
-        waited_s = 0.0
+        """Pass outputs on; return the seconds that the next stage's queue made us wait.
+
+        The stage finishes what it has in hand even if nobody takes its outputs any more.
+        """
+        waited_s, gone = 0.0, None
         for output in outputs:
             if self.outlet is None:
                 raise TypeError(f"stage {self.stage.name} gave an output and has no outlet")
             before_s = time.monotonic()
-            self.outlet.put(output)
+            try:
+                self.outlet.put(output)
+            except ChannelClosed as closed:
+                self.abandoned.append(output)
+                gone = closed
             waited_s += time.monotonic() - before_s
             self._progress()
+        if gone is not None:
+            raise gone
         return waited_s
 
     def _progress(self) -> None:

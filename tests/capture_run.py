@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,4 +73,4 @@ def file_spec(name: str, path: Path, **settings: Any) -> CameraSpec:
 
 
 def segments() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("ww*")}
+    return {path.name for path in Path("/dev/shm").glob(f"ww{os.getpid()}-*")}

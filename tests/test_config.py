@@ -108,3 +108,13 @@ def test_camera_name_is_taken_if_and_only_if_it_is_usable(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="not usable"):
             Config.model_validate(data)
+
+
+def test_what_only_follows_from_another_error_is_not_told(tmp_path: Path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  - name: a\n    severity: info\n    keywords: gun\n")
+    with pytest.raises(ConfigError) as raised:
+        load_rules(rules)
+    assert str(raised.value) == (
+        f"{rules}:4: rules.0.keywords: must be a list, such as [a, b] (given: 'gun')"
+    )

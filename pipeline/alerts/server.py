@@ -74,6 +74,19 @@ class EmbeddedRedis:
             EmbeddedRedisError: The binary is missing, or it does not come up.
 
         """
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C too: nothing may stay
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server and remove a temporary directory. Idempotent."""
+        self._end_process()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _start(self) -> None:
         binary = _binary()
         self._directory.mkdir(parents=True, exist_ok=True)
         if len(str(self.socket)) > _LONGEST_SOCKET_PATH:
@@ -84,7 +97,6 @@ class EmbeddedRedis:
         self._process = self._spawn(binary)
         if self._wait_until_up():
             return
-        self.stop()
         raise EmbeddedRedisError(
             "the embedded Redis server does not start; give --redis-url to use your own"
         )
@@ -109,12 +121,6 @@ class EmbeddedRedis:
         )
         self._process = self._spawn(_binary())
         return self._wait_until_up()
-
-    def stop(self) -> None:
-        """Stop the server and remove a temporary directory. Idempotent."""
-        self._end_process()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def _end_process(self) -> None:
         if self._process is not None:

@@ -70,6 +70,8 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
     if not setup.specs:
         raise WrongUse("nothing to watch: give a SOURCE, or --config with cameras")
     view = None if as_json else TerminalView(Console(), camera_infos(setup.specs), quiet)
+    # Until the run can drain, a stop is like Ctrl-C: all that was started is freed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Run(setup, view) as this_run:
         reloader = this_run.reload_from(read)
         sys.stderr.write(
@@ -88,11 +90,12 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
                 summary = this_run.go()
             view.summary(summary)
         failed = this_run.errors()
-    for sentence in failed.values():
+    problems = [*failed.values(), *([summary.error] if summary.error else [])]
+    for sentence in problems:
         sys.stderr.write(f"watchword: {redact(sentence)}\n")
-    if summary.interrupted:
+    if summary.interrupted and not summary.error:
         return ExitCode.INTERRUPTED
-    return ExitCode.FAILED if failed else ExitCode.DONE
+    return ExitCode.FAILED if problems else ExitCode.DONE
 
 
 def merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.messages import Alert, CameraEvent, Caption
@@ -76,6 +77,8 @@ class OutputSet:
         self._refuse_collisions(cameras)
         self._encoders, self._resume = encoders or Encoders(), resume
         self._cameras: list[CameraSource] = []
+        # Camera events come from the capture thread, captions and alerts from the output stage.
+        self._lock = threading.Lock()
         self._outputs: dict[str, CameraOutput] = {}
         for camera in cameras:
             self.add(camera)
@@ -101,32 +104,39 @@ class OutputSet:
 
     def caption(self, caption: Caption) -> None:
         """Hand a caption to its camera's files."""
-        self._outputs[caption.stamp.camera].caption(caption)
+        with self._lock:
+            self._outputs[caption.stamp.camera].caption(caption)
 
     def alert(self, alert: Alert) -> None:
         """Hand an alert's revision to its camera's files."""
-        self._outputs[alert.stamp.camera].alert(alert)
+        with self._lock:
+            self._outputs[alert.stamp.camera].alert(alert)
 
     def camera_event(self, event: CameraEvent) -> None:
         """Hand a camera's coming or going to its files."""
-        self._outputs[event.camera].camera_event(event)
+        with self._lock:
+            self._outputs[event.camera].camera_event(event)
 
-    def close(self, complete: bool | Mapping[str, bool] = True) -> list[Path]:
+    def close(
+        self, complete: bool | Mapping[str, bool] = True, unread: Collection[str] = ()
+    ) -> list[Path]:
         """Write all files, then drop the journals of the cameras that are complete.
 
         Args:
             complete: For all cameras, or by camera: False keeps the journal for ``--resume``.
+            unread: Cameras that gave nothing; they get no file and leave no journal.
 
         Raises:
             OutputError: A file cannot be written; every journal stays.
 
         """
         written: list[Path] = []
-        for output in self._outputs.values():
-            written.extend(output.write())
+        for name, output in self._outputs.items():
+            if name not in unread:
+                written.extend(output.write())
         for name, output in self._outputs.items():
             whole = complete if isinstance(complete, bool) else complete.get(name, False)
-            if whole:
+            if whole or name in unread:
                 output.discard()
             else:
                 output.release()

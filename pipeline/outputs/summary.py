@@ -73,13 +73,17 @@ class CameraSummary:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a run did: the books of each camera, alerts by rule, wall time in seconds."""
+    """What a run did: the books of each camera, alerts by rule, wall time in seconds.
+
+    ``error`` says in one sentence why the run ended early, where it did.
+    """
 
     cameras: tuple[CameraSummary, ...]
     alerts: Mapping[str, int]
     wall_s: float
     files: tuple[Path, ...] = ()
     interrupted: bool = False
+    error: str | None = None
 
     @property
     def total(self) -> CameraSummary:
@@ -117,6 +121,7 @@ class RunSummary:
             "wall_s": round(self.wall_s, 3),
             "captions_per_second": round(self.captions_per_second, 3),
             "interrupted": self.interrupted,
+            "error": self.error,
             "files": [str(path) for path in self.files],
         }
 

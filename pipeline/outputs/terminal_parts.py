@@ -175,8 +175,6 @@ def closing_lines(summary: RunSummary) -> Iterable[Text]:
             listed = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
             if listed:
                 yield Text(f"{books.camera}: {term}: {listed}", style="yellow")
-        if books.error:
-            yield Text(f"{books.camera}: {printable(books.error)}", style="red")
     rate = f"{summary.captions_per_second:.1f} captions/s"
     yield Text(f"{summary.total.captioned} captions in {summary.wall_s:.1f} s ({rate})")
     rules = ", ".join(f"{printable(rule)} {count}" for rule, count in summary.alerts.items())

@@ -1,0 +1,93 @@
+"""The whole program under faults: stops, kills and hangs; nothing of it may stay behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from program import CLIPS, DEMO_RULES, Program, assert_books_balance, json_lines, program
+from rtsp_server import RtspServer
+
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc"),
+]
+CAPTION = '"type": "caption"'
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Program]:
+    """A run over a live stream from a real RTSP server, in a process group of its own."""
+    config = tmp_path / "config.yaml"
+    config.write_text("model:\n  answer_timeout_s: 4\n")
+    with (
+        RtspServer(CLIPS) as server,
+        program(
+            *("run", f"live={server.url('bikes.mp4')}", "--config", config),
+            *("--rules", DEMO_RULES, "--output", tmp_path / "out", "--json"),
+            group=True,
+        ) as running,
+    ):
+        yield running
+
+
+def test_ctrl_c_to_the_whole_group_drains_and_leaves_nothing(live: Program):
+    live.read_until(CAPTION, times=3)
+    os.killpg(live.process.pid, signal.SIGINT)  # as a terminal does
+    done = live.finish()
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    summary = json_lines(done.stdout)[-1]
+    assert summary["type"] == "summary"
+    assert summary["interrupted"]
+    assert summary["error"] is None
+    assert_books_balance(summary)
+    assert not live.left_behind()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_the_model_loads_leaves_nothing(live: Program, number: signal.Signals):
+    live.child("libtorch")
+    live.process.send_signal(number)
+    done = live.finish()
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not live.left_behind()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_hung_captioner_is_replaced_and_its_batch_booked(
+    live: Program, number: signal.Signals
+):
+    live.read_until(CAPTION, times=2)
+    os.kill(live.child("libtorch"), number)
+    live.read_until(CAPTION, times=3)  # one may have been on its way
+    live.process.send_signal(signal.SIGINT)
+    done = live.finish()
+    assert done.returncode == 130, done.stderr
+    assert "starting it again" in done.stderr
+    summary = json_lines(done.stdout)[-1]
+    assert_books_balance(summary)
+    reason = "captioner_died" if number == signal.SIGKILL else "captioner_hung"
+    assert summary["total"]["frames"]["failed"][reason] >= 1
+    assert not live.left_behind()
+
+
+def test_when_the_main_process_is_killed_all_else_goes_too(live: Program):
+    live.read_until(CAPTION)
+    assert live.child("valkey-server")
+    live.process.kill()
+    done = live.finish()
+    assert "Traceback" not in done.stderr
+    assert not live.left_behind()
+
+
+def test_a_reader_that_goes_away_ends_the_run(live: Program):
+    live.read_until(CAPTION)
+    live.process.stdout.close()
+    assert live.process.wait(60) == 1
+    assert "Traceback" not in live.process.stderr.read()
+    assert not live.left_behind()
