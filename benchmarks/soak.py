@@ -57,9 +57,8 @@ class Sample:
 class Program:
     """The program under test and the configuration file it follows."""
 
-    def __init__(
-        self, folder: Path, cameras: int, unsteady: RtspServer, steady: RtspServer
-    ) -> None:
+    def __init__(self, folder: Path, cameras: int, servers: Sequence[RtspServer]) -> None:
+        unsteady, steady = servers
         self._folder, self._port = folder, free_port()
         self._live = {f"u{index}": unsteady.url(LIVE) for index in range(cameras)}
         self._live["steady"] = steady.url(LIVE)
