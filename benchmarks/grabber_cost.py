@@ -111,11 +111,9 @@ def measure_memory(cameras: int) -> None:
             sizes = [private_kib(pid) for pid in _grabbers()]
             shared = sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob("wwc*"))
             capture.close()
-    print(f"{len(sizes)} grabbers of 320x144 pictures, private memory: median")
-    print(
-        f"  {np.median(sizes):.0f} KiB, most {max(sizes)} KiB; shared {shared / cameras / 1024:.0f}"
-    )
-    print("  KiB a camera")
+    print(f"{len(sizes)} grabbers of 320x144 pictures; KiB a camera:")
+    print(f"  private {np.median(sizes):.0f} (most {max(sizes)})")
+    print(f"  shared with the captioner {shared / cameras / 1024:.0f}")
 
 
 def _grabbers() -> list[int]:

@@ -105,12 +105,14 @@ def report(name: str, frames: Frames, stopped_s: float) -> None:
         counts = Counter(camera for at_s, camera in frames if begin_s <= at_s < end_s)
         rates[phase] = [counts[camera] / (end_s - begin_s) for camera in range(CAMERAS)]
     before, during = (sum(rates[phase][1:]) / (CAMERAS - 1) for phase in phases)
-    times = [at_s for at_s, camera in frames if camera and abs(at_s - stopped_s - 10) < 10]
+    end_s = stopped_s + STOPPED_S
+    times = [at_s for at_s, camera in frames if camera and stopped_s < at_s < end_s]
+    times = [stopped_s, *times, end_s]
     gaps = [after - before for before, after in pairwise(times)]
     print(f"{name}: the seven others, frames a second each")
     print(f"  before {before:6.2f}   while one is stopped {during:6.2f}   {during / before:7.1%}")
     print(f"  slowest of the seven while one is stopped {min(rates['stopped'][1:]):6.2f}")
-    print(f"  longest time without a frame from any of them {max(gaps, default=20.0):.2f} s")
+    print(f"  longest time without a frame from any of them {max(gaps):.2f} s")
 
 
 def main() -> None:
