@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUTPUT ?= output/demo
 
-.PHONY: demo test test-slow check lint format soak clean
+.PHONY: demo test test-slow bench check lint format soak clean
 
 demo: $(VENV)/.demo
 	@if [ -n "$(VIDEO)" ]; then \
@@ -24,6 +24,12 @@ test-slow: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m benchmarks.soak --minutes 10
+
+# All contenders, one thread each; about half an hour on two cores.
+bench: $(VENV)/.bench
+	for part in decoding "encoding --blip" end_to_end static_scene live curves; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit 1; \
+	done
 
 check: $(VENV)/.check lint test
 
@@ -53,6 +59,10 @@ $(VENV)/.demo: $(VENV)/.base
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) --editable ".[test,train]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) --editable ".[bench]"
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

@@ -72,7 +72,7 @@ def watch_with_watchword(servers: list[RtspServer], script: Callable[[], float])
 
 
 def watch_with_ultralytics(servers: list[RtspServer], script: Callable[[], float]) -> Frames:
-    from ultralytics.data.loaders import LoadStreams  # noqa: PLC0415 - only when asked for
+    from ultralytics.data.loaders import LoadStreams
 
     frames: Frames = []
     with tempfile.NamedTemporaryFile("w", suffix=".streams") as file:

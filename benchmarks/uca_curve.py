@@ -149,7 +149,7 @@ def thinned(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(points: Sequence[dict[str, Any]], shipped: dict[str, Any], title: str, path: Path) -> None:
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only for the picture
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(

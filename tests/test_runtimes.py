@@ -7,11 +7,13 @@ The lossy runtime is held to a cosine of 0.97 on average, not to the same words.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import openvino
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +27,7 @@ from models.runtimes import RUNTIMES, use_runtime
 from models.runtimes.cuda_graph import CudaGraphEngine, Replays
 from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
 from models.runtimes.openvino import OpenVinoEngine
+from models.training.export import export
 from models.vocabulary import Vocabulary
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
@@ -183,3 +186,23 @@ def test_a_cuda_runtime_without_cuda_is_refused():
 def test_an_unknown_runtime_names_the_known_ones():
     with pytest.raises(CheckpointError, match=", ".join(RUNTIMES)):
         load_captioner("default", runtime="steam")
+
+
+def test_exported_files_give_what_the_captioner_gives(plain: Captioner, tmp_path: Path):
+    files = export(plain, tmp_path)
+    assert all(file.stat().st_size for file in files)
+    about = json.loads((tmp_path / "export.json").read_text())
+    core = openvino.Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    encoder, step = (core.compile_model(file, "CPU", exact) for file in files[:2])
+    frames = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    features = torch.from_numpy(encoder(np.moveaxis(frames, -1, 1))[0])
+    torch.testing.assert_close(features, plain.encode(frames), rtol=1e-4, atol=1e-4)
+    assert len(step.inputs) == len(about["decoder_step"]["inputs"])
+    with torch.inference_mode():
+        memory = plain.decoder.memory(features.unsqueeze(1), torch.ones(2, 1, dtype=torch.bool))
+        state = plain.decoder.initial_state(memory)
+        tokens = torch.tensor([1, 5])
+        expected, _ = plain.decoder.step(tokens, state, memory)
+    found = step([part.numpy() for part in (tokens, *state, *memory)])[0]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)

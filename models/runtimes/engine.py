@@ -24,7 +24,8 @@ class Stepper(Protocol):
     def __call__(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One word on: (rows,) tokens and a state of as many rows to (rows, V) logits.
 
-        Rows are clips x beams, clip-major; what is returned belongs to the caller.
+        Rows are clips x beams, clip-major. The logits are the caller's until the next call, the
+        state for good.
         """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ try:
 except ImportError:  # there are platforms without a wheel
     openvino = None
 
-__all__ = ["Graph", "OpenVinoEngine", "encoder_graph", "step_graph"]
+__all__ = ["Graph", "OpenVinoEngine", "encoder_graph", "run_graph", "step_graph"]
 
 _ANY = -1
 
@@ -62,6 +63,10 @@ class Graph:
         }
         return openvino.Core().compile_model(self.model, "CPU", settings)
 
+    def save(self, file: Path) -> None:
+        """Write the graph as ``file`` (.xml) and its weights beside it (.bin), in float32."""
+        openvino.save_model(self.model, file, compress_to_fp16=False)
+
 
 class OpenVinoEngine:
     """Encoder and decoder step on the CPU, through OpenVINO; as many threads as torch has.
@@ -94,7 +99,7 @@ class OpenVinoEngine:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pixels."""
-        return _infer(self._encoding, [pixels.contiguous()])[0]
+        return run_graph(self._encoding, [pixels.contiguous()])[0].clone()
 
     def stepper(self, memory: Memory) -> Stepper:
         """Return the step over these clips."""
@@ -107,7 +112,7 @@ class _OpenVinoStepper:
         self._memory = memory
 
     def __call__(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        logits, *parts = _infer(self._request, [tokens, *state, *self._memory])
+        logits, *parts = run_graph(self._request, [tokens, *state, *self._memory])
         return logits, DecoderState(*parts)
 
     def keep(self, clips: Tensor) -> None:
@@ -175,8 +180,12 @@ def _element_type(example: Tensor) -> Any:
     return openvino.Type(array.dtype)
 
 
-def _infer(request: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Run a request; inputs are read in place, outputs are the caller's own."""
+def run_graph(request: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Run a request; inputs are read in place.
+
+    The first output lies in the request's memory until its next run; the others are copies.
+    """
     arrays = [tensor.numpy() for tensor in inputs]
-    results = request.infer(arrays, share_inputs=True)
-    return [torch.from_numpy(np.asarray(result)) for result in results.values()]
+    results = request.infer(arrays, share_inputs=True, share_outputs=True)
+    first, *others = (torch.from_numpy(np.asarray(result)) for result in results.values())
+    return [first, *(other.clone() for other in others)]

@@ -1,14 +1,19 @@
-"""``python -m models.training --config FILE``: build the feature cache, train, save."""
+"""``python -m models.training --config FILE``: build the feature cache, train, save.
+
+``python -m models.training export`` writes a trained captioner as OpenVINO files.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import sys
 from pathlib import Path
 
 import yaml
 
+from models.training import export
 from models.training.features import FeatureCache, build_cache, open_cache
 from models.training.loop import Trainer, TrainingConfig
 from models.training.sources import read_samples
@@ -38,4 +43,7 @@ def _cache(config: TrainingConfig, data: Path, folder: Path) -> FeatureCache:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["export"]:
+        export.main(sys.argv[2:])
+    else:
+        main()

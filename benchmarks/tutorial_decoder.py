@@ -1,0 +1,168 @@
+"""The decoder of a widely copied captioning tutorial, and three ways to search with it.
+
+Its shape: additive attention over 196 regions of 2,048 features, a gate, an LSTM of 512, a
+vocabulary of 9,490 words. :func:`tutorial_search` is our own writing of the way its users search:
+one image at a time, features repeated over the beams, projected again at every step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.runtimes.openvino import Graph, run_graph
+
+__all__ = [
+    "GraphStep",
+    "TutorialDecoder",
+    "TutorialState",
+    "TutorialStep",
+    "matrix_floor",
+    "tutorial_search",
+]
+
+REGIONS, FEATURES, HIDDEN, WORDS = 196, 2048, 512, 9490
+BEGIN, END = 1, 2
+
+
+class TutorialState(NamedTuple):
+    """LSTM state, (rows, 512) each."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class TutorialDecoder(nn.Module):
+    """The layers; random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = nn.Linear(FEATURES, HIDDEN)
+        self.query = nn.Linear(HIDDEN, HIDDEN)
+        self.score = nn.Linear(HIDDEN, 1)
+        self.gate = nn.Linear(HIDDEN, FEATURES)
+        self.words = nn.Embedding(WORDS, HIDDEN)
+        self.cell = nn.LSTMCell(HIDDEN + FEATURES, HIDDEN)
+        self.start_hidden = nn.Linear(FEATURES, HIDDEN)
+        self.start_cell = nn.Linear(FEATURES, HIDDEN)
+        self.output = nn.Linear(HIDDEN, WORDS)
+
+    def initial_state(self, features: Tensor) -> TutorialState:
+        mean = features.mean(1)
+        return TutorialState(self.start_hidden(mean), self.start_cell(mean))
+
+
+def tutorial_search(
+    decoder: TutorialDecoder, features: Tensor, beam: int, steps: int
+) -> list[list[int]]:
+    """Search image by image with everything repeated over beams; the end is not allowed."""
+    return [_one_image(decoder, one.unsqueeze(0), beam, steps) for one in features]
+
+
+def _one_image(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> list[int]:
+    features = features.expand(beam, REGIONS, FEATURES)
+    previous = torch.full((beam, 1), BEGIN)
+    sequences, scores = previous, torch.zeros(beam, 1)
+    hidden, cell = decoder.initial_state(features)
+    for step in range(steps):
+        embedded = decoder.words(previous).squeeze(1)
+        keys, query = decoder.key(features), decoder.query(hidden)
+        weights = decoder.score(torch.relu(keys + query.unsqueeze(1))).squeeze(2).softmax(1)
+        context = (features * weights.unsqueeze(2)).sum(1)
+        context = torch.sigmoid(decoder.gate(hidden)) * context
+        hidden, cell = decoder.cell(torch.cat([embedded, context], 1), (hidden, cell))
+        log_probs = torch.log_softmax(decoder.output(hidden), 1)
+        log_probs[:, END] = float("-inf")
+        log_probs = scores.expand_as(log_probs) + log_probs
+        flat = log_probs[0] if step == 0 else log_probs.view(-1)
+        best, words = flat.topk(beam, 0)
+        beams, words = words // WORDS, words % WORDS
+        sequences = torch.cat([sequences[beams], words.unsqueeze(1)], 1)
+        hidden, cell, features = hidden[beams], cell[beams], features[beams]
+        scores, previous = best.unsqueeze(1), words.unsqueeze(1)
+    best_row = int(scores.squeeze(1).argmax())
+    chosen: list[int] = sequences[best_row, 1:].tolist()
+    return chosen
+
+
+class TutorialStep(nn.Module):
+    """The same layers as a step of :func:`models.search.search`: keys once, nothing repeated.
+
+    What a word alone puts into the LSTM's gates is looked up in a table made beforehand.
+    """
+
+    def __init__(self, decoder: TutorialDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        of_word, of_context = decoder.cell.weight_ih.split((HIDDEN, FEATURES), 1)
+        bias = decoder.cell.bias_ih + decoder.cell.bias_hh
+        with torch.no_grad():
+            table = torch.nn.functional.linear(decoder.words.weight, of_word, bias)
+        self.register_buffer("word_gates", table)
+        self.register_buffer("of_context", of_context.detach().clone())
+
+    def forward(
+        self, tokens: Tensor, hidden: Tensor, cell: Tensor, features: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows,) tokens, states, features (N, 196, 2048) and keys (N, 196, 512)."""
+        decoder, rows, images = self.decoder, tokens.shape[0], features.shape[0]
+        query = decoder.query(hidden).view(images, rows // images, 1, -1)
+        scores = (torch.relu(keys.unsqueeze(1) + query) * decoder.score.weight.view(-1)).sum(-1)
+        context = torch.bmm(scores.softmax(-1), features).view(rows, -1)
+        context = torch.sigmoid(decoder.gate(hidden)) * context
+        linear = torch.nn.functional.linear
+        gates = linear(context, self.of_context) + linear(hidden, decoder.cell.weight_hh)
+        admit, forget, new, show = (gates + self.word_gates[tokens]).chunk(4, -1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(admit) * torch.tanh(new)
+        hidden = torch.sigmoid(show) * torch.tanh(cell)
+        return decoder.output(hidden), hidden, cell
+
+
+class GraphStep:
+    """:class:`TutorialStep` through the same runtime as the shipped model's."""
+
+    def __init__(self, decoder: TutorialDecoder) -> None:
+        rows, images = 4, 2
+        examples = [
+            torch.ones(rows, dtype=torch.int64),
+            torch.zeros(rows, HIDDEN),
+            torch.zeros(rows, HIDDEN),
+            torch.zeros(images, REGIONS, FEATURES),
+            torch.zeros(images, REGIONS, HIDDEN),
+        ]
+        shapes = [
+            *([-1], [-1, HIDDEN], [-1, HIDDEN]),
+            *([-1, REGIONS, FEATURES], [-1, REGIONS, HIDDEN]),
+        ]
+        graph = Graph(TutorialStep(decoder), examples, shapes)
+        self._request = graph.compile("f32", torch.get_num_threads()).create_infer_request()
+        self._decoder = decoder
+        self._bound: tuple[Tensor, Tensor] | None = None
+
+    def bind(self, features: Tensor) -> TutorialState:
+        """Project features (N, 196, 2048) once; return the state to begin with."""
+        self._bound = features, self._decoder.key(features)
+        return self._decoder.initial_state(features)
+
+    def __call__(self, tokens: Tensor, state: TutorialState) -> tuple[Tensor, TutorialState]:
+        assert self._bound is not None
+        logits, hidden, cell = run_graph(self._request, [tokens, *state, *self._bound])
+        return logits, TutorialState(hidden, cell)
+
+
+def matrix_floor(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> None:
+    """Only the matrix products that the search cannot do without, by PyTorch, nothing between."""
+    images = len(features)
+    rows = images * beam
+    hidden, read = torch.zeros(rows, HIDDEN), torch.zeros(rows, HIDDEN + FEATURES)
+    weights = torch.zeros(images, beam, REGIONS)
+    torch.nn.functional.linear(features, decoder.key.weight)
+    for _ in range(steps):
+        torch.nn.functional.linear(hidden, decoder.query.weight)
+        torch.nn.functional.linear(hidden, decoder.gate.weight)
+        torch.bmm(weights, features)
+        torch.nn.functional.linear(read, decoder.cell.weight_ih)
+        torch.nn.functional.linear(hidden, decoder.cell.weight_hh)
+        torch.nn.functional.linear(hidden, decoder.output.weight)
