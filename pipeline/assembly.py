@@ -99,11 +99,11 @@ class Run:
         try:
             files = self._outputs.close(self._complete(), self._unread())
         finally:
-            left = self.services.publisher.stop()
-        if left:
+            left = self.services.publishers.stop()
+        for sink, count in left.items():
             where = self.services.store.path
             sys.stderr.write(
-                f"{left} events could not be published; a run with the store {where} sends them\n"
+                f"{count} events could not be sent to {sink}; a run with the store {where} does\n"
             )
         summary = self._summary(tuple(files), error)
         write_summary(self.config.output.directory, summary)
@@ -192,7 +192,7 @@ class Run:
         return [self._outputs, shown, CaptionChannel(self.services.redis)]
 
     def _on_camera_event(self, event: CameraEvent) -> None:
-        self.services.publisher.wake()
+        self.services.publishers.wake()
         self._outputs.camera_event(event)
         if self.view is not None:
             self.view.camera_event(event)

@@ -158,7 +158,7 @@ def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
     return RuleStagePorts(
         preview,
         capture.release,
-        services.publisher.wake,
+        services.publishers.wake,
         snapshot_key,
         services.reviews.take,
         _snapshots(parts.config.snapshots),

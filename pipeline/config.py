@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from pipeline.channel import Overflow
 from pipeline.redaction import redact
@@ -27,6 +28,7 @@ __all__ = [
     "ConfigError",
     "MetricsConfig",
     "ModelConfig",
+    "MqttConfig",
     "OutputConfig",
     "Polygon",
     "Problem",
@@ -34,6 +36,7 @@ __all__ = [
     "RulesConfig",
     "SnapshotConfig",
     "StoreConfig",
+    "WebhookConfig",
     "load_config",
     "load_yaml_model",
 ]
@@ -161,6 +164,46 @@ class RedisConfig(Strict):
     timeout_s: PositiveFloat = 2.0
 
 
+class WebhookConfig(Strict):
+    """A URL that events are posted to."""
+
+    url: SecretStr
+    """``http://`` or ``https://``; it often holds a token, so it is never shown."""
+    secret: SecretStr | None = None
+    """Signs each post (Standard Webhooks); ``whsec_…`` or any text."""
+    types: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Globs of event types; others are not posted."""
+    snapshot: bool = False
+    """Whether the picture comes along, as base64 in ``data.snapshot_jpeg``."""
+    timeout_s: PositiveFloat = 5.0
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: SecretStr) -> SecretStr:
+        parts = urlsplit(url.get_secret_value())
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("a webhook's url begins with http:// or https:// and names a host")
+        return url
+
+
+class MqttConfig(Strict):
+    """An MQTT broker; needs the extra ``watchword[mqtt]``."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    username: str | None = None
+    password: SecretStr | None = None
+    tls: bool = False
+    ca_file: str | None = None
+    """Certificates to trust with ``tls``; unset, the system's."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "watchword"
+    discovery_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = (
+        "homeassistant"
+    )
+    """Where Home Assistant looks for devices; null tells it nothing."""
+    timeout_s: PositiveFloat = 5.0
+
+
 class StoreConfig(Strict):
     """The one SQLite file: outbox, rule state, caption archive."""
 
@@ -209,6 +252,8 @@ class Config(Strict):
     model: ModelConfig = ModelConfig()
     rules: RulesConfig = RulesConfig()
     redis: RedisConfig = RedisConfig()
+    webhooks: dict[str, WebhookConfig] = Field(default_factory=dict)
+    mqtt: MqttConfig | None = None
     store: StoreConfig = StoreConfig()
     output: OutputConfig = OutputConfig()
     snapshots: SnapshotConfig = SnapshotConfig()

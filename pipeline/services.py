@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from redis import RedisError
 
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, ReviewFollower
+from pipeline.alerts.mqtt import MqttSink
+from pipeline.alerts.publisher import Publishers, Sink
 from pipeline.alerts.redis_client import RedisUnfit, connect
+from pipeline.alerts.webhook import WebhookSink
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_messages import CaptionerOptions, Ready
-from pipeline.config import Config, ModelConfig, RedisConfig, StoreConfig
+from pipeline.config import Config, ModelConfig, RedisConfig
 from pipeline.redaction import redact
+from pipeline.reload import camera_groups
 from pipeline.rules import ReviewBook, RuleSet
-from pipeline.store import Housekeeper, Retention, Store
+from pipeline.store import REDIS, Housekeeper, Retention, Store
 
 __all__ = ["Services", "check_redis_url", "open_services", "start_captioner"]
 
@@ -28,6 +32,8 @@ class Services:
     redis_url: str
     redis: RedisSink
     publisher: Publisher
+    """Redis's."""
+    publishers: Publishers
     book: ReviewBook
     reviews: ReviewFollower
     server: EmbeddedRedis | None
@@ -87,19 +93,21 @@ def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
         ValueError: The Redis URL is malformed, or its server can never carry alerts.
 
     """
-    store = _open_store(config.store, stack)
+    store = _open_store(config, stack)
     server = None if config.redis.url else stack.enter_context(EmbeddedRedis())
     redis_url = server.url if server is not None else str(config.redis.url)
     sink = RedisSink(config.redis, redis_url)
     _check(sink, redis_url)
     publisher = Publisher(store, sink)
-    publisher.start()
-    stack.callback(publisher.stop, 0.0)
+    others = [Publisher(store, other) for other in _other_sinks(config, rules)]
+    publishers = Publishers([publisher, *others])
+    publishers.start()
+    stack.callback(publishers.stop, 0.0)
     book = ReviewBook(rules, store.state("reviews"))
     reviews = ReviewFollower(config.redis, redis_url, book.position)
     reviews.start()
     stack.callback(reviews.stop)
-    return Services(store, redis_url, sink, publisher, book, reviews, server)
+    return Services(store, redis_url, sink, publisher, publishers, book, reviews, server)
 
 
 def _check(sink: RedisSink, redis_url: str) -> None:
@@ -115,11 +123,29 @@ def _check(sink: RedisSink, redis_url: str) -> None:
         )
 
 
-def _open_store(config: StoreConfig, stack: ExitStack) -> Store:
-    store = Store(config.path, reserve_mib=config.reserve_mib)
+def _other_sinks(config: Config, rules: RuleSet) -> list[Sink]:
+    sinks: list[Sink] = [WebhookSink(name, hook) for name, hook in config.webhooks.items()]
+    if config.mqtt is not None:
+        groups = camera_groups(config)
+        known = [
+            (camera, rule.spec.name)
+            for camera in config.cameras
+            for rule in rules.of_camera(camera, groups)
+        ]
+        sinks.append(MqttSink(config.mqtt, known))
+    return sinks
+
+
+def _open_store(config: Config, stack: ExitStack) -> Store:
+    settings = config.store
+    hooks = [f"webhook:{name}" for name in config.webhooks]
+    sinks = (REDIS, *hooks, *([MqttSink.name] if config.mqtt is not None else []))
+    store = Store(settings.path, sinks=sinks, reserve_mib=settings.reserve_mib)
     stack.callback(store.close)
+    for sink, count in store.drop_other_sinks().items():
+        sys.stderr.write(f"{sink} is configured no more; {count} events that waited for it go\n")
     limits = Retention(
-        config.event_max_age_days, config.caption_max_age_days, config.caption_max_mib
+        settings.event_max_age_days, settings.caption_max_age_days, settings.caption_max_mib
     )
     housekeeper = Housekeeper(store, limits)
     housekeeper.start()

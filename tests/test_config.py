@@ -42,8 +42,8 @@ def test_default_file_spells_out_the_defaults() -> None:
     assert load_config(path, {}) == Config()
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     expected = Config().model_dump(mode="json")
-    assert {name: sorted(section) for name, section in written.items()} == {
-        name: sorted(section) for name, section in expected.items()
+    assert {name: sorted(section or ()) for name, section in written.items()} == {
+        name: sorted(section or ()) for name, section in expected.items()
     }
 
 

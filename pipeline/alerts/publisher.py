@@ -6,17 +6,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pipeline.redaction import redact
 from pipeline.store import OutboxEntry, Store, StoreError
 
-__all__ = ["EventRefused", "Publisher", "Sink", "SinkError"]
+__all__ = ["EventRefused", "Publisher", "Publishers", "Sink", "SinkError"]
 
 log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S, _LONGEST_RETRY_S = 0.1, 2.0
+_FIRST_RETRY_S = 0.1
 _AT_ONCE = 100
 
 
@@ -29,10 +29,15 @@ class EventRefused(Exception):
 
 
 class Sink(Protocol):
-    """Where events go. ``name`` is the sink's in the outbox; ``timeout_s`` bounds one call."""
+    """Where events go.
+
+    ``name`` is the sink's in the outbox, ``timeout_s`` bounds one call, and ``longest_retry_s`` is
+    how far the waits between tries grow.
+    """
 
     name: str
     timeout_s: float
+    longest_retry_s: float
 
     def send(self, entry: OutboxEntry) -> None:
         """Deliver one event; a repeated id has no second effect where the sink can tell.
@@ -61,6 +66,7 @@ class Publisher:
         self._sink = sink
         self._on_published = on_published
         self._wake = threading.Event()
+        self._ending = threading.Event()
         self._drain_by: float | None = None
         self._unmarked: set[int] = set()
         self.failures = 0
@@ -77,13 +83,24 @@ class Publisher:
         """Say that the outbox has something new."""
         self._wake.set()
 
+    @property
+    def sink(self) -> str:
+        """The sink's name."""
+        return self._sink.name
+
+    def drain(self, timeout_s: float) -> None:
+        """Publish what waits, for at most so long, then end; does not wait for it."""
+        if self._drain_by is None:
+            self._drain_by = time.monotonic() + timeout_s
+        self._ending.set()
+        self._wake.set()
+
     def stop(self, drain_timeout_s: float = 5.0) -> int:
         """Publish what waits, for at most ``drain_timeout_s``, and end; return how many are left.
 
         What is left stays in the outbox; the next run with the same store publishes it.
         """
-        self._drain_by = time.monotonic() + drain_timeout_s
-        self._wake.set()
+        self.drain(drain_timeout_s)
         if self._thread.ident is not None:
             self._thread.join(drain_timeout_s + 2 * self._sink.timeout_s)
         self._sink.close()
@@ -102,8 +119,9 @@ class Publisher:
                 if self._past_drain():
                     return
                 # Not on the wake event: each new alert would wake it, and hammer an ill sink.
-                time.sleep(random.uniform(0.5, 1.0) * retry_s)
-                retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                if self._ending.wait(random.uniform(0.5, 1.0) * retry_s):
+                    time.sleep(_FIRST_RETRY_S)  # the last tries, close together
+                retry_s = min(2 * retry_s, self._sink.longest_retry_s)
                 continue
             if self._drain_by is not None and (not sent or self._past_drain()):
                 return
@@ -151,3 +169,27 @@ class Publisher:
 
     def _past_drain(self) -> bool:
         return self._drain_by is not None and time.monotonic() > self._drain_by
+
+
+class Publishers:
+    """All publishers of a run, one a sink; Redis's is the first."""
+
+    def __init__(self, publishers: Sequence[Publisher]) -> None:
+        self._publishers = tuple(publishers)
+
+    def start(self) -> None:
+        """Start all threads."""
+        for publisher in self._publishers:
+            publisher.start()
+
+    def wake(self) -> None:
+        """Say that the outbox has something new."""
+        for publisher in self._publishers:
+            publisher.wake()
+
+    def stop(self, drain_timeout_s: float = 5.0) -> dict[str, int]:
+        """Let all drain at the same time, and end; return what is left, by sink that has any."""
+        for publisher in self._publishers:
+            publisher.drain(drain_timeout_s)
+        left = {publisher.sink: publisher.stop(drain_timeout_s) for publisher in self._publishers}
+        return {sink: count for sink, count in left.items() if count}

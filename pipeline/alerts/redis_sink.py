@@ -53,6 +53,7 @@ class RedisSink:
     """
 
     name = REDIS
+    longest_retry_s = 2.0
 
     def __init__(self, config: RedisConfig, url: str) -> None:
         self._config = config
