@@ -6,15 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUTPUT ?= output/demo
+# Through the environment and unexpanded, so that a path may hold spaces, quotes and dollars.
+export DEMO_VIDEO := $(value VIDEO)
 
 .PHONY: demo test test-slow bench check lint format soak clean
 
 demo: $(VENV)/.demo
-	@if [ -n "$(VIDEO)" ]; then \
-		$(BIN)/python run_stream.py run "$(VIDEO)" --output "$(DEMO_OUTPUT)"; \
-	else \
-		$(BIN)/python run_stream.py demo --output "$(DEMO_OUTPUT)"; \
-	fi
+	@$(BIN)/python run_stream.py demo --output "$(DEMO_OUTPUT)" -- $${DEMO_VIDEO:+"$$DEMO_VIDEO"}
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow"

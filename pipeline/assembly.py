@@ -20,7 +20,7 @@ from pipeline.messages import CameraEvent
 from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
 from pipeline.outputs.stage import Sink
-from pipeline.outputs.terminal import TerminalView
+from pipeline.outputs.view import View
 from pipeline.redaction import redact
 from pipeline.reload import Differences, Reloader
 from pipeline.run_setup import Setup
@@ -38,10 +38,10 @@ CAPTIONER_FACTORY = "models:load_captioner"
 class Run:
     """One run from start to summary. Use as a context manager: whatever happens, all is freed."""
 
-    def __init__(self, setup: Setup, view: TerminalView | None = None) -> None:
+    def __init__(self, setup: Setup, view: View | None = None) -> None:
         self.setup = setup
         self.config, self.specs, self.rules = setup.config, setup.specs, setup.rules
-        self.view = view
+        self.view: View = view or Printer()
         self._cameras = {spec.name: spec for spec in self.specs}  # with those removed by a reload
         self._reloader: Reloader | None = None
         self._stack = ExitStack()
@@ -81,7 +81,7 @@ class Run:
 
     def reload_from(self, reread: Callable[[], Setup]) -> Reloader:
         """Follow changes of the set-up's files, and requests to the reloader given back."""
-        self._reloader = Reloader(self.setup, reread, self._apply, self._say)
+        self._reloader = Reloader(self.setup, reread, self._apply, self.view.message)
         return self._reloader
 
     def go(self) -> RunSummary:
@@ -97,7 +97,7 @@ class Run:
         self._started_s = time.monotonic()
         error = self._watch_and_drain()
         try:
-            files = self._outputs.close(self._complete(), self._unread())
+            files = self._outputs.close(self._complete(error), self._unread())
         finally:
             left = self.services.publishers.stop()
         for sink, count in left.items():
@@ -110,9 +110,10 @@ class Run:
         return summary
 
     def _watch_and_drain(self) -> StageFailed | None:
-        """The first failure; a second one, in draining, only follows from it."""
+        """The first failure, also one while draining; a later one only follows from it."""
         first: StageFailed | None = None
-        for step in (self._watch, self.chain.supervisor.drain):
+        supervisor = self.chain.supervisor
+        for step in (self._watch, supervisor.drain, supervisor.check):
             try:
                 step()
             except StageFailed as failure:
@@ -123,8 +124,13 @@ class Run:
 
     def _watch(self) -> None:
         supervisor = self.chain.supervisor
-        supervisor.start()
-        self._interrupted = not supervisor.wait(on_poll=self._on_poll)
+        try:
+            supervisor.start()
+            self._interrupted = not supervisor.wait(on_poll=self._on_poll)
+        except StageFailed:
+            raise
+        except Exception as error:  # whatever it is, what is inside is drained first
+            raise StageFailed(f"the run itself: {error}") from error
 
     def _build(self) -> None:
         config = self.config
@@ -172,14 +178,8 @@ class Run:
             self._outputs.add(CameraSource(spec.name, _recording(spec)))
         self.chain.apply(setup, found)
         if new := sorted(set(setup.rules.concepts) - set(self.rules.concepts)):
-            self._say(f"the model is asked for {', '.join(new)} only after a restart")
+            self.view.message(f"the model is asked for {', '.join(new)} only after a restart")
         self._cameras |= {spec.name: spec for spec in (*found.added, *found.changed)}
-
-    def _say(self, text: str) -> None:
-        if self.view is not None:
-            self.view.message(text)
-        else:
-            sys.stderr.write(f"watchword: {text}\n")
 
     def _open_outputs(self) -> OutputSet:
         output = self.config.output
@@ -188,16 +188,12 @@ class Run:
         return OutputSet(output.directory, cameras, output.formats, encoders)
 
     def _sinks(self) -> list[Sink]:
-        shown: Sink = self.view if self.view is not None else Printer()
-        return [self._outputs, shown, CaptionChannel(self.services.redis)]
+        return [self._outputs, self.view, CaptionChannel(self.services.redis)]
 
     def _on_camera_event(self, event: CameraEvent) -> None:
         self.services.publishers.wake()
         self._outputs.camera_event(event)
-        if self.view is not None:
-            self.view.camera_event(event)
-        else:
-            Printer().line(encode_camera_event(event))
+        self.view.camera_event(event)
 
     def _on_poll(self) -> None:
         self._camera_events.retry()
@@ -208,19 +204,18 @@ class Run:
             self._reloader.poll()
 
     def _show_progress(self) -> None:
-        if self.view is None:
-            return
         for name, status in self.chain.capture.status().items():
             if status.info is not None and status.position_s is not None:
                 self.view.progress(name, status.position_s, status.info.duration_s)
 
-    def _complete(self) -> dict[str, bool]:
+    def _complete(self, error: StageFailed | None) -> dict[str, bool]:
         """By camera: a recording read to its end, or a live camera that was stopped."""
+        cut_short = self._interrupted or error is not None
         errors = self.chain.capture.errors()
         status = self.chain.capture.status()
         return {
             spec.name: spec.source.live
-            or (not self._interrupted and spec.name not in errors and spec.name in status)
+            or (not cut_short and spec.name not in errors and spec.name in status)
             for spec in self._cameras.values()
         }
 

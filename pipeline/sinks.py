@@ -6,15 +6,15 @@ import json
 import sys
 from typing import Any
 
-from pipeline.alerts import RedisSink, encode_alert
-from pipeline.messages import Alert, Caption
+from pipeline.alerts import RedisSink, encode_alert, encode_camera_event
+from pipeline.messages import Alert, CameraEvent, Caption
 from pipeline.outputs.lines import caption_line, to_json_line
 
 __all__ = ["CaptionChannel", "Printer"]
 
 
 class Printer:
-    """Sink for ``run --json``: one JSON object a line on stdout."""
+    """View for ``run --json``: one JSON object a line on stdout."""
 
     def caption(self, caption: Caption) -> None:
         """Print a caption line."""
@@ -23,6 +23,17 @@ class Printer:
     def alert(self, alert: Alert) -> None:
         """Print an alert's CloudEvent."""
         self.line(encode_alert(alert))
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Print a camera event's CloudEvent."""
+        self.line(encode_camera_event(event))
+
+    def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
+        """Nothing: a script counts captions."""
+
+    def message(self, text: str) -> None:
+        """Say it on stderr; stdout is for data."""
+        sys.stderr.write(f"watchword: {text}\n")
 
     def line(self, record: dict[str, Any]) -> None:
         """Print one object at once, so that a reader of the pipe sees it live."""

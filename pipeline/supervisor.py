@@ -146,6 +146,17 @@ class Supervisor:
             names = ", ".join(worker.stage.name for worker in stuck)
             raise StageFailed(f"stage {names} did not end; what was in it is lost")
 
+    def check(self) -> None:
+        """Look whether anything failed; after :meth:`drain`, also while draining.
+
+        Raises:
+            StageFailed: The first failure in the order of the chain.
+
+        """
+        failure = self._failure()
+        if failure is not None:
+            raise failure
+
     def health(self) -> tuple[StageHealth, ...]:
         """Health of every stage, upstream first."""
         return tuple(worker.health() for worker in self._workers)

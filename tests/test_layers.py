@@ -58,3 +58,15 @@ def test_the_main_process_stays_light():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_are_there_and_bring_no_torch():
+    code = (
+        "import sys, pipeline; light = 'redis' not in sys.modules;"
+        "from pipeline import *;"
+        "print(light, 'torch' in sys.modules, all(n in globals() for n in pipeline.__all__))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True False True"

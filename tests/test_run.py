@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from program import CLIPS, DEMO_RULES, assert_books_balance, json_lines, watchword
+from program import CLIPS, DEMO_RULES, ROOT, assert_books_balance, json_lines, watchword
 
+from pipeline import Config, run
 from pipeline.alerts import EmbeddedRedis, Event, subscribe
+from pipeline.messages import Alert, Caption
 
 
 class FilesRun(NamedTuple):
@@ -100,3 +106,67 @@ def test_check_and_rules_test_need_no_model(tmp_path: Path):
     done = watchword("rules", "test", "--captions", captions)
     assert done.returncode == 0, done.stderr
     assert json_lines(done.stdout)[0]["data"]["rule"] == "fight"
+
+
+def test_the_demo_takes_ones_own_file_whatever_it_is_called(tmp_path: Path):
+    video = tmp_path / "it's a [b] & $c=d.mp4"
+    shutil.copy(CLIPS / "carphone_pristine.mp4", video)
+    done = watchword("demo", "--output", tmp_path / "out", "--", video)
+    assert done.returncode == 0, done.stderr
+    assert "rules: " in done.stdout
+    assert "4 captions in" in done.stdout
+    assert "read back from Redis:" in done.stdout
+
+
+def test_make_hands_the_path_of_a_video_on_as_it_is():
+    given = 'it\'s a [b] & $c `d` "e".mp4'
+    lines = 'include Makefile\nshow:\n\t@printf %s "$$DEMO_VIDEO"\n'
+    done = subprocess.run(
+        ["make", "-s", "-f", "-", "show", f"VIDEO={given}"],
+        cwd=ROOT,
+        input=lines,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == given
+
+
+def test_a_run_from_python_gives_everything_and_leaves_no_thread(tmp_path: Path):
+    threads = set(threading.enumerate())
+    captions: list[Caption] = []
+    alerts: list[Alert] = []
+    config = Config.model_validate(
+        {
+            "rules": {"file": str(DEMO_RULES)},
+            "output": {"directory": str(tmp_path)},
+            "store": {"path": str(tmp_path / "store.sqlite3")},
+        }
+    )
+    clip = f"car={CLIPS / 'carphone_pristine.mp4'}"
+    summary = run([clip], config, on_caption=captions.append, on_alert=alerts.append)
+    assert summary.error is None
+    assert summary.total.captioned == len(captions) == 4
+    assert summary.total.frames_in_flight == summary.total.windows_in_flight == 0
+    assert sum(summary.alerts.values()) == len({alert.id for alert in alerts})
+    assert set(threading.enumerate()) <= threads
+    assert not multiprocessing.active_children()
+    assert not list(Path("/dev/shm").glob(f"ww{os.getpid()}-*"))
+
+
+def test_an_error_in_a_callback_ends_the_run_and_is_told(tmp_path: Path):
+    def refuse(caption: Caption) -> None:
+        raise RuntimeError(f"no more of {caption.stamp.camera}")
+
+    config = Config.model_validate(
+        {
+            "output": {"directory": str(tmp_path)},
+            "store": {"path": str(tmp_path / "store.sqlite3")},
+        }
+    )
+    summary = run(f"car={CLIPS / 'carphone_pristine.mp4'}", config, on_caption=refuse)
+    assert summary.error == "outputs: no more of car"
+    assert summary.total.captioned >= 1
+    assert summary.total.frames_in_flight == summary.total.windows_in_flight == 0
+    assert (tmp_path / "car.vtt").exists()
+    assert (tmp_path / "car.part").exists(), "what was not read to its end can be gone on with"

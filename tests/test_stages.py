@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.accounting import Accounting
 from pipeline.batcher import Batcher, LaneRules, WindowSchedule
-from pipeline.channel import Channel
+from pipeline.captioner import CaptionedFrame, CaptionerStage
+from pipeline.captioner_messages import Answer, Failure, Ready, Request
+from pipeline.channel import Channel, ChannelClosed, Overflow
 from pipeline.ledger import Ledger
-from pipeline.messages import FrameRef, FrameStamp
+from pipeline.messages import Caption, FrameRef, FrameStamp, StageHealth
+from pipeline.restarts import RestartBudget
+from pipeline.slots import SlotLayout
 from pipeline.supervisor import StageFailed, Supervisor
 from pipeline.worker import Inlet, Worker
 
@@ -144,3 +152,171 @@ def test_stale_live_frames_are_dropped_released_and_counted(ages: list[float]):
     assert ledger.books("c").dropped.get("stale", 0) == len(released)
     assert all(100.0 - ref.stamp.time_s <= 2.0 + 1e-6 for ref in kept)
     assert [ref.stamp.sequence for ref in kept] == sorted(ref.stamp.sequence for ref in kept)
+
+
+class Stuck(Doubler):
+    """Hangs in its first item until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def process(self, items: Sequence[int]) -> Iterable[int]:
+        self.let_go.wait(30)
+        yield from super().process(items)
+
+
+def test_a_stalled_stage_ends_the_run_with_its_name_and_leaves_what_waits_to_be_booked():
+    inbox: Channel[int] = Channel("in", 100)
+    stage, abandoned = Stuck(), []
+    worker: Worker[int, int] = Worker(stage, Inlet(inbox), None, lambda _: None)
+    source = Numbers(inbox, 5)
+    supervisor = Supervisor(source, [worker], abandoned.append, 0.3, 0.3)
+    supervisor.start()
+    source.done = False
+    with pytest.raises(StageFailed, match=r"doubler: no progress for .* with 5 waiting"):
+        supervisor.wait(poll_s=0.02)
+    with pytest.raises(StageFailed, match="doubler did not end"):
+        supervisor.drain()
+    assert abandoned == [1, 2, 3, 4]
+    stage.let_go.set()
+    assert worker.join(5)
+
+
+def test_work_after_a_long_silence_is_no_stall():
+    inbox: Channel[int] = Channel("in", 100)
+    worker: Worker[int, int] = Worker(Doubler(), Inlet(inbox), Channel("out", 9), lambda _: None)
+    supervisor = Supervisor(Numbers(inbox, 0), [worker], stall_timeout_s=0.1)
+    worker.health = lambda: StageHealth("doubler", True, 0, next(queued), 0)  # type: ignore[method-assign]
+    queued = iter([0, 1, 1])  # idle since the start of the clock, then one item at two looks
+    assert supervisor._stalled() is None
+    assert supervisor._stalled() is None
+    time.sleep(0.15)
+    assert supervisor._stalled() is not None
+
+
+def test_a_second_stop_cuts_a_drain_short():
+    inbox: Channel[int] = Channel("in", 100)
+    stage, abandoned = Stuck(), []
+    worker: Worker[int, int] = Worker(stage, Inlet(inbox), Channel("out", 9), lambda _: None)
+    supervisor = Supervisor(Numbers(inbox, 3), [worker], abandoned.append)
+    supervisor.start()
+    supervisor.request_stop()
+    assert not supervisor.wait()
+    supervisor.request_stop()
+    began_s = time.monotonic()
+    with pytest.raises(StageFailed, match="did not end"):
+        supervisor.drain()
+    assert time.monotonic() - began_s < 20  # of the 60 it may take
+    stage.let_go.set()
+    assert worker.join(5)
+
+
+class Frames:
+    """Stands for the capture: counts the slots that came back."""
+
+    def __init__(self) -> None:
+        self.released: list[FrameRef] = []
+
+    def release(self, ref: FrameRef) -> None:
+        self.released.append(ref)
+
+    def layout_of(self, ref: FrameRef) -> SlotLayout:
+        return SlotLayout(ref.stamp.camera, 4, 8, 64)
+
+    def holds(self, camera: str) -> bool:
+        return True
+
+
+class Child:
+    """Stands for the captioner process: answers, or fails as told, batch by batch."""
+
+    def __init__(self, fates: Sequence[str]) -> None:
+        self._fates = iter(fates)
+
+    def ask(self, request: Request) -> Answer | Failure:
+        fate = next(self._fates, "answer")
+        if fate == "raise":
+            raise OSError("the pipe is of no use")
+        if fate == "die":
+            return Failure("captioner_died", "the captioner process has died")
+        due = [ref for ref, is_due in zip(request.refs, request.due, strict=True) if is_due]
+        return Answer(tuple(Caption(ref.stamp, "a man", -1.0) for ref in due))
+
+    def start(self) -> Ready:
+        return Ready(8, "model", "cpu", "eager")
+
+    def kill(self) -> None:
+        pass
+
+    stop = kill
+
+
+class Taker:
+    """The last stage: gives slots back, and fails at its ``fails_at``-th caption."""
+
+    name = "taker"
+
+    def __init__(self, frames: Frames, fails_at: int | None) -> None:
+        self._frames, self._left = frames, fails_at
+
+    def open(self) -> None:
+        pass
+
+    def process(self, items: Sequence[CaptionedFrame]) -> Iterable[None]:
+        for item in items:
+            self._frames.release(item.ref)
+            if self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    raise RuntimeError("the disk is on fire")
+        return ()
+
+    def flush(self) -> Iterable[None]:
+        return ()
+
+    close = open
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    fates=st.lists(st.sampled_from(["answer", "answer", "die", "raise"]), max_size=8),
+    fails_at=st.none() | st.integers(0, 8),
+    restarts=st.integers(1, 4),
+)
+def test_every_frame_and_window_is_booked_once_whatever_fails(
+    counts: list[int], fates: list[str], fails_at: int | None, restarts: int
+):
+    ledger, frames = Ledger(), Frames()
+    accounting = Accounting(frames, ledger)  # type: ignore[arg-type]
+    inbox: Channel[FrameRef] = Channel("frames", 3, Overflow.DROP_OLDEST, accounting.drop)
+    batches, captions = Channel("batches", 1), Channel("captions", 2)
+    lanes = {f"c{n}": LaneRules(2.0, None) for n in range(len(counts))}
+    captioner = CaptionerStage(Child(fates), frames, ledger, RestartBudget(restarts, 60.0))  # type: ignore[arg-type]
+    workers = [
+        Worker(Batcher(lanes, frames.release, ledger), Inlet(inbox, 4), batches, lambda _: None),
+        Worker(captioner, Inlet(batches), captions, lambda _: None),
+        Worker(Taker(frames, fails_at), Inlet(captions), None, lambda _: None),
+    ]
+    source = Numbers(inbox, 0)
+    supervisor = Supervisor(source, workers, accounting.abandon)
+    supervisor.start()
+    delivered = Counter()
+    for sequence in range(max(counts)):
+        for camera, count in enumerate(counts):
+            if sequence < count:
+                ref = FrameRef(stamp(f"c{camera}", sequence, sequence * 0.4), sequence, 1, 1)
+                try:
+                    inbox.put(ref, ref.stamp.camera)
+                except ChannelClosed:
+                    continue
+                delivered[ref.stamp.camera] += 1
+    supervisor.drain()
+    for camera in lanes:
+        books = ledger.books(camera)
+        given_up = sum(books.dropped.values()) + sum(books.failed.values())
+        assert books.encoded + given_up == delivered[camera]
+        lost = sum(books.windows_dropped.values()) + sum(books.windows_failed.values())
+        assert books.captioned + lost == books.windows
+    assert len(frames.released) == len(set(frames.released)) == sum(delivered.values())

@@ -11,7 +11,7 @@ import typer
 from pipeline.alerts import EmbeddedRedis
 from pipeline.alerts import subscribe as follow
 from pipeline.alerts.render import event_line
-from pipeline.commands.common import DEMO_RULES, WrongUse
+from pipeline.commands.common import DEMO_RULES, SHIPPED_RULES, WrongUse
 from pipeline.commands.run import watch
 from pipeline.config import Config
 from pipeline.run_setup import read_setup
@@ -22,15 +22,18 @@ _CLIPS = {"street": "bikes.mp4", "car": "carphone_pristine.mp4"}
 
 
 def demo(
+    videos: Annotated[list[str] | None, typer.Argument(help="Your own videos.")] = None,
     output: Annotated[Path, typer.Option(help="Where files are written.")] = Path("output/demo"),
 ) -> None:
-    """Caption two real clips, raise alerts, and read them back from Redis."""
+    """Caption two real clips (or your own videos), and read the alerts back from Redis."""
     # What the clips show is no hazard; the demo's own rules watch for it and say so.
-    sources = [f"{name}={_demo_clip(file)}" for name, file in _CLIPS.items()]
+    sources = videos or [f"{name}={_demo_clip(file)}" for name, file in _CLIPS.items()]
+    rules = SHIPPED_RULES if videos else DEMO_RULES
+    print(f"rules: {rules}")
     with EmbeddedRedis() as server:
         config = Config.model_validate(
             {
-                "rules": {"file": str(DEMO_RULES)},
+                "rules": {"file": str(rules)},
                 "redis": {"url": server.url},
                 "output": {"directory": str(output)},
                 "store": {"path": str(_fresh(output / "watchword.sqlite3"))},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -70,9 +71,7 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
     if not setup.specs:
         raise WrongUse("nothing to watch: give a SOURCE, or --config with cameras")
     view = None if as_json else TerminalView(Console(), camera_infos(setup.specs), quiet)
-    # Until the run can drain, a stop is like Ctrl-C: all that was started is freed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Run(setup, view) as this_run:
+    with _stops_like_ctrl_c(), Run(setup, view) as this_run:
         reloader = this_run.reload_from(read)
         sys.stderr.write(
             f"model {this_run.ready.identity} on {this_run.ready.device}; "
@@ -96,6 +95,19 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
     if summary.interrupted and not summary.error:
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED if problems else ExitCode.DONE
+
+
+@contextmanager
+def _stops_like_ctrl_c() -> Iterator[None]:
+    """Until the run can drain, a stop frees all that was started; afterwards all is as it was."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:

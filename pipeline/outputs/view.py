@@ -1,0 +1,23 @@
+"""What shows a run while it goes: a terminal, JSON lines, or a program's own callbacks."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.messages import CameraEvent
+from pipeline.outputs.stage import Sink
+
+__all__ = ["View"]
+
+
+class View(Sink, Protocol):
+    """A sink that is told of cameras and progress too. Methods are called from several threads."""
+
+    def camera_event(self, event: CameraEvent) -> None:
+        """Show that a camera came or went."""
+
+    def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
+        """Show how far a recording has been read, seconds of media time."""
+
+    def message(self, text: str) -> None:
+        """Show a sentence about the run itself."""
