@@ -44,7 +44,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # Each stamp stands for one set of extras, and is made anew when what it was made from changes.
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
