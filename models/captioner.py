@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from models.concepts import concept_lemma
 from models.decoders import Decoder
+from models.decoding import BEAM_SEARCH, Decoding, Searcher
 from models.encoders import Encoder
 from models.fusion import Memory
-from models.runtimes.engine import EagerEngine, Engine
+from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
-from models.search import SearchConfig, search
 from models.transforms import to_square
-from models.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from models.vocabulary import BEGIN, END, PAD, Vocabulary
 from models.wording import FORBIDDEN_WORDS
 
 __all__ = ["Alternative", "Captioner", "Hypothesis", "Window", "Word", "pad_windows"]
@@ -35,7 +35,8 @@ Window = tuple[Sequence[Tensor] | Tensor, Sequence[float]]
 class Word:
     """A word, its probability given the words before it, and where the model looked.
 
-    ``attention`` is (T, rows, columns) float32 over the window's frames and sums to one.
+    ``attention`` is (T, rows, columns) float32 over the window's frames and sums to one, less
+    what an adaptive model took from its sentinel instead.
     """
 
     text: str
@@ -93,9 +94,10 @@ class Captioner(nn.Module):
         self.vocabulary = vocabulary
         self.input_size = input_size
         self.concept_words = tuple(concept_words)
-        self._forbidden = (PAD, BEGIN, UNKNOWN, *_forbidden_tokens(vocabulary))
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
+        never = _forbidden_tokens(vocabulary)
+        self._search = Searcher(decoder, vocabulary, self._stepper, never)
 
     @property
     def runtime(self) -> str:
@@ -105,6 +107,9 @@ class Captioner(nn.Module):
     def run_on(self, engine: Engine) -> None:
         """Encode and decode through ``engine``, made of this captioner's encoder and decoder."""
         self._engine = engine
+
+    def _stepper(self, memory: Memory) -> Stepper:
+        return self._engine.stepper(memory)
 
     @property
     def device(self) -> torch.device:
@@ -116,14 +121,16 @@ class Captioner(nn.Module):
         clips: Sequence[NDArray[np.uint8]],
         beam_size: int = 3,
         max_words: int = 20,
+        decoding: Decoding = BEAM_SEARCH,
     ) -> list[Hypothesis]:
         """Caption pictures (H, W, 3) or clips (T, H, W, 3), uint8 RGB, of any sizes.
 
         Raises:
-            ValueError: An array of another shape or type.
+            ValueError: An array of another shape or type, or decoding options that do not fit.
 
         """
-        return self.decode(self.windows(clips), beam_size=beam_size, max_words=max_words)
+        windows = self.windows(clips)
+        return self.decode(windows, beam_size=beam_size, max_words=max_words, decoding=decoding)
 
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -139,14 +146,24 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def decode(
-        self, windows: Sequence[Window], *, beam_size: int = 3, max_words: int = 20
+        self,
+        windows: Sequence[Window],
+        *,
+        beam_size: int = 3,
+        max_words: int = 20,
+        decoding: Decoding = BEAM_SEARCH,
     ) -> list[Hypothesis]:
-        """Caption windows of features; one :class:`Hypothesis` each, in order."""
+        """Caption windows of features; one :class:`Hypothesis` each, in order.
+
+        Raises:
+            ValueError: Decoding options that do not fit the model, its vocabulary or the beam.
+
+        """
         if not windows:
             return []
         features, mask = pad_windows(windows, self.decoder.config.window_frames)
-        memory = self.decoder.memory(features.to(self.device), mask.to(self.device))
-        paths = self._search(memory, beam_size, max_words)
+        seen = features.to(self.device), mask.to(self.device)
+        paths = self._search(*seen, beam_size, max_words, decoding)
         frames = [int(row.sum()) for row in mask]
         return [self._hypothesis(path, count) for path, count in zip(paths, frames, strict=True)]
 
@@ -259,22 +276,6 @@ class Captioner(nn.Module):
         log_probabilities = F.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         total: Tensor = (log_probabilities * (targets != PAD)).sum(-1)
         return total
-
-    def _search(self, memory: Memory, beam_size: int, max_words: int) -> list[list[Path]]:
-        config = SearchConfig(
-            begin=BEGIN,
-            end=END,
-            beam_size=beam_size,
-            n_best=beam_size,
-            min_length=4,
-            max_length=max_words + 1,
-            length_penalty=0.7,
-            block_ngrams=3,
-            forbidden=self._forbidden,
-        )
-        state = self.decoder.initial_state(memory)
-        step = self._engine.stepper(memory)
-        return search(step, state, config, trace=lambda new: new.attention)
 
     def _hypothesis(self, paths: list[Path], frames: int) -> Hypothesis:
         best = paths[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.cells import build_cell
 from models.concepts import ConceptHead
 from models.fusion import CellStep, FusionSizes, Memory, TimeEncoding, build_fusion
+from models.latent import CaptionLatent
 
 __all__ = ["Decoder", "DecoderConfig", "DecoderState"]
 
@@ -21,7 +22,7 @@ class DecoderConfig:
 
     ``attention`` names a fusion (:data:`models.fusion.FUSIONS`), ``gate`` lets it damp what it
     sees, ``cell`` names the recurrence (:data:`models.cells.CELLS`); ``concept_count`` 0 leaves
-    the concept head out.
+    the concept head out, ``latent_size`` 0 the latent.
     """
 
     vocabulary_size: int
@@ -37,6 +38,7 @@ class DecoderConfig:
     concept_size: int = 256
     cell: str = "lstm"
     gate: bool = True
+    latent_size: int = 0
 
 
 class DecoderState(NamedTuple):
@@ -84,9 +86,12 @@ class Decoder(nn.Module):
             )
             self.condition = nn.Linear(config.concept_count, config.word_size, bias=False)
             self.concept_dropout = nn.Dropout(0.2)
+        self.latent: CaptionLatent | None = None
+        if config.latent_size:
+            self.latent = CaptionLatent(config.value_size, config.word_size, config.latent_size)
 
     def memory(self, features: Tensor, frame_mask: Tensor) -> Memory:
-        """Prepare (N, T, R, D) features for decoding.
+        """Prepare (N, T, R, D) features for decoding; a latent stands at its prior's mean.
 
         Args:
             features: Oldest frame first; frames that do not exist come *first* (left padding),
@@ -102,6 +107,8 @@ class Decoder(nn.Module):
         weight = mask.to(values.dtype).unsqueeze(-1)
         pooled = (values * weight).sum(1) / weight.sum(1)
         concepts, condition = self._condition(features, frame_mask)
+        if self.latent is not None:
+            condition = condition + self.latent.word(self.latent.prior(pooled).mean)
         keys = values[..., :0] if self.key is None else self.key(values)
         return Memory(values, keys, mask, pooled, concepts, condition)
 
@@ -116,6 +123,26 @@ class Decoder(nn.Module):
             return none, features.new_zeros((len(features), self.config.word_size))
         concepts = self.concepts(features, frame_mask)
         return concepts, self.condition(self.concept_dropout(concepts.detach()))
+
+    def with_latents(self, memory: Memory, latents: Tensor) -> Memory:
+        """Memory of N * S clips, each of N with each of its latents (N, S, Z).
+
+        Raises:
+            ValueError: The model has no latent.
+
+        """
+        if self.latent is None:
+            raise ValueError("the model has no latent to draw: its latent_size is 0")
+        samples = latents.shape[1]
+        wide = Memory(*(part.repeat_interleave(samples, 0) for part in memory))
+        moved = latents - self.latent.prior(memory.pooled).mean.unsqueeze(1)
+        return wide._replace(condition=wide.condition + self.latent.word(moved.flatten(0, 1)))
+
+    def sample_latents(self, memory: Memory, samples: int, seed: int) -> Memory:
+        """Memory of N * samples clips with latents drawn from the prior; see with_latents."""
+        if self.latent is None:
+            raise ValueError("the model has no latent to draw: its latent_size is 0")
+        return self.with_latents(memory, self.latent.draw(memory.pooled, samples, seed))
 
     def initial_state(self, memory: Memory) -> DecoderState:
         """State before the first word, one row per clip (N, H)."""
