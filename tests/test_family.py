@@ -15,6 +15,7 @@ from models.runtimes.cuda_graph import CudaGraphEngine
 from models.runtimes.engine import EagerEngine, Engine
 from models.runtimes.openvino import OpenVinoEngine
 from models.search import SearchConfig, search
+from models.training.variational import kl_weight, variational_loss
 from models.vocabulary import BEGIN, END, PAD
 
 VOCABULARY, FEATURES, SIDE = 12, 6, 64
@@ -186,3 +187,73 @@ def test_adaptive_attention_looks_less_where_the_sentinel_speaks() -> None:
 def test_an_unknown_kind_names_the_known_ones(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="there are"):
         Decoder(DecoderConfig(VOCABULARY, FEATURES, **wrong))
+
+
+# The latent
+
+
+def variational(latent_size: int = 8) -> Decoder:
+    torch.manual_seed(0)
+    sizes = (VOCABULARY, FEATURES, 16, 32, 24, 12)
+    return Decoder(DecoderConfig(*sizes, dropout=0.0, latent_size=latent_size))
+
+
+def two_captions_each() -> torch.Tensor:
+    return torch.cat((captions(), captions().roll(1, 0)), 1)
+
+
+def test_the_bound_reaches_every_parameter() -> None:
+    decoder = variational()
+    loss, divergence = variational_loss(
+        decoder, decoder.memory(*clips()), two_captions_each(), 0.1, 0.5
+    )
+    loss.backward()
+    assert divergence > 0
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_latents_draw_the_captions_that_a_clip_was_given() -> None:
+    """Two captions a clip, equally true: the latent learns which, the prior draws both."""
+    decoder = variational()
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-2)
+    features, mask = clips()
+    tokens = two_captions_each()
+    for step in range(200):
+        weight = kl_weight(step / 100, 1.0, 0.5)
+        memory = decoder.memory(features, mask)
+        loss, _ = variational_loss(decoder, memory, tokens, 0.0, weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    drawn = decoder.eval().sample_latents(decoder.memory(features, mask), 12, seed=0)
+    step = EagerEngine(torch.nn.Identity(), decoder).stepper(drawn)
+    config = SearchConfig(BEGIN, END, 1, forbidden=(PAD, BEGIN), max_length=6)
+    found = [f[0].tokens for f in search(step, decoder.initial_state(drawn), config)]
+    for clip, own in enumerate(CAPTIONS):
+        mine = set(found[clip * 12 : clip * 12 + 12])
+        assert {own, CAPTIONS[clip - 1]} <= mine
+
+
+def test_a_latent_at_its_prior_mean_changes_nothing() -> None:
+    decoder = variational().eval()
+    memory = decoder.memory(*clips())
+    assert decoder.latent is not None
+    same = decoder.with_latents(memory, decoder.latent.prior(memory.pooled).mean.unsqueeze(1))
+    for mine, expected in zip(same, memory, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_the_weight_of_the_divergence_rises_and_stays() -> None:
+    weights = [kl_weight(epoch, 4.0, 0.8) for epoch in range(8)]
+    assert weights[0] == 0.0
+    assert weights == sorted(weights)
+    assert weights[4:] == [0.8] * 4
+    assert kl_weight(0.0, 0.0, 0.8) == 0.8
+
+
+def test_a_model_without_a_latent_says_so() -> None:
+    decoder = build("lstm", "dot").eval()
+    with pytest.raises(ValueError, match="no latent"):
+        decoder.sample_latents(decoder.memory(*clips()), 2, 0)

@@ -17,7 +17,9 @@ pytest.importorskip("tensorboard", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
 pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
+from models import Decoding
 from models.captioner import Captioner
+from models.checkpoint import load_checkpoint
 from models.concepts import ConceptHead, concept_lemma
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder
@@ -32,6 +34,7 @@ from models.training.features import FeatureCache
 from models.training.loop import Trainer, TrainingConfig
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
 from models.training.sources import DataError, Sample, read_pictures, read_samples
+from models.training.tuning import TUNINGS, plain_state
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
 CAPTIONS = {
@@ -467,3 +470,58 @@ def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
 def test_an_empty_root_says_what_it_looked_for(tmp_path: Path):
     with pytest.raises(DataError, match="no folder there holds"):
         read_samples(tmp_path)
+
+
+@pytest.mark.parametrize("how", TUNINGS)
+def test_only_what_a_tuning_names_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    config = replace(CONFIG, encoder_tuning=how, lora_rank=2, epochs=2, self_critical_epochs=0)
+    one = trainer(tmp_path, monkeypatch, config)
+    learnable = {name for name, _ in one.model.upper.named_parameters()}
+    before = {name: value.clone() for name, value in plain_state(one.model.upper).items()}
+    one.run()
+    changed = {
+        name
+        for name, value in plain_state(one.model.upper).items()
+        if not torch.equal(value, before[name])
+    }
+    norms = {
+        f"{name}.{part}"
+        for name, module in one.model.upper.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    expected = {"frozen": set(), "batchnorm": norms, "full": learnable}.get(how)
+    if expected is None:
+        assert changed
+        assert not changed & norms
+    else:
+        assert changed == expected
+    # What is exported is a plain encoder that sees what the trained one sees.
+    exported = load_checkpoint(tmp_path / "checkpoint", "tuned", torch.device("cpu"))
+    cache = made_cache()
+    seen = torch.from_numpy(cache.frames(next(iter(cache.index)), 0)).float()
+    with torch.inference_mode():
+        trained = one.average.module.eval().regions(seen[None])[0]
+        torch.testing.assert_close(
+            exported.encoder.upper(seen, STAGES), trained, atol=2e-2, rtol=2e-2
+        )
+
+
+def test_an_unknown_tuning_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ValueError, match="batchnorm, lora"):
+        trainer(tmp_path, monkeypatch, replace(CONFIG, encoder_tuning="lroa"))
+
+
+def test_a_latent_is_trained_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = replace(CONFIG, latent_size=4, cell="gru", attention="adaptive", epochs=2)
+    one = trainer(tmp_path, monkeypatch, config)
+    before = weights(one)
+    one.run()
+    moved = {n for n, value in weights(one).items() if not torch.equal(value, before[n])}
+    assert any("latent.posterior_net" in name for name in moved)
+    served = load_checkpoint(tmp_path / "checkpoint", "latent", torch.device("cpu"))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    found = served.caption([picture], decoding=Decoding(latent_samples=4, min_words=1))
+    assert found[0].text

@@ -25,6 +25,8 @@ from models.training.data import TrainingBatch, batches, caption_tensor, maps_of
 from models.training.features import CacheSettings, FeatureCache
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
 from models.training.sources import Sample
+from models.training.tuning import plain_state, tune
+from models.training.variational import kl_weight, variational_loss
 from models.vocabulary import END, Vocabulary
 from models.wording import neutral
 
@@ -55,6 +57,11 @@ class TrainingConfig:
     attention: str = "dot"
     cell: str = "lstm"
     gate: bool = True
+    latent_size: int = 0
+    kl_annealing_epochs: float = 4.0
+    kl_weight: float = 1.0
+    encoder_tuning: str = "full"
+    lora_rank: int = 8
     concept_min_count: int = 30
     concept_loss_weight: float = 0.1
     hazard_weight: float = 5.0
@@ -126,12 +133,15 @@ class Trainer:
         self.model = CaptionerTraining(self.encoder, self._decoder(), config.frozen_stages).to(
             self.device
         )
+        tune(self.model.upper, config.encoder_tuning, config.lora_rank)
+        self.model.to(self.device)
         self.average = AveragedModel(
             self.model,
             multi_avg_fn=get_ema_multi_avg_fn(config.average_decay),  # type: ignore[no-untyped-call]
         )
         self.optimizer = self._optimizer()
         self.epoch = 0
+        self.progress = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -156,7 +166,7 @@ class Trainer:
         averaged = self._averaged()
         encoder = self._encoder()
         ours = encoder.stages()[self.config.frozen_stages :]
-        nn.ModuleList(ours).load_state_dict(averaged.upper.state_dict())
+        nn.ModuleList(ours).load_state_dict(plain_state(averaged.upper))
         save_checkpoint(
             folder,
             Captioner(
@@ -201,13 +211,17 @@ class Trainer:
             attention=self.config.attention,
             cell=self.config.cell,
             gate=self.config.gate,
+            latent_size=self.config.latent_size,
             concept_count=len(self.labels.words),
         )
         return Decoder(config)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rates = {self.model.decoder: 1.0, self.model.upper: self._encoder_share()}
-        groups = [{"params": list(m.parameters()), "share": r} for m, r in rates.items()]
+        groups = [
+            {"params": [p for p in module.parameters() if p.requires_grad], "share": share}
+            for module, share in rates.items()
+        ]
         return torch.optim.AdamW(groups, lr=self.config.learning_rate, weight_decay=1e-2)
 
     def _encoder_share(self) -> float:
@@ -232,6 +246,7 @@ class Trainer:
             mininterval=10,
         )
         for batch in progress:
+            self.progress = self.epoch + count / max(1, planned)
             self._set_learning_rate(count / max(1, planned))
             value = self._step(batch, reward)
             total, count = total + value, count + 1
@@ -247,11 +262,19 @@ class Trainer:
         target, weight = self.labels(batch.samples)
         concepts = concept_loss(memory.concepts, target.to(self.device), weight.to(self.device))
         tokens = batch.tokens.to(self.device)
-        with self._fast():
-            logits, _ = self.model.decoder(memory, tokens)
-        captions = cross_entropy(logits.float(), tokens, self.config.label_smoothing)
+        captions = self._caption_loss(memory, tokens)
         self._update(captions + self.config.concept_loss_weight * concepts)
         return float(captions.detach())
+
+    def _caption_loss(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """Cross-entropy in nats a word; with a latent, the evidence bound."""
+        config, decoder = self.config, self.model.decoder
+        with self._fast():
+            if decoder.latent is not None:
+                weight = kl_weight(self.progress, config.kl_annealing_epochs, config.kl_weight)
+                return variational_loss(decoder, memory, tokens, config.label_smoothing, weight)[0]
+            logits, _ = decoder(memory, tokens)
+        return cross_entropy(logits.float(), tokens, config.label_smoothing)
 
     def _self_critical_step(
         self, maps: Tensor, mask: Tensor, batch: TrainingBatch, reward: CiderReward
