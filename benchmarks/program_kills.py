@@ -1,0 +1,170 @@
+"""Kill the whole program at random points and count what Redis has.
+
+    python -m benchmarks.program_kills [--kills 20]
+
+Two recordings with a given start time are watched to their end once; that run's events are the
+measure. Then the same command is killed (SIGKILL of the main process) after a random time and run
+again on the same store and the same Redis, so many times, and at last left to come to its end.
+Every event of the unbroken run must be in the stream once. What a killed run leaves behind is
+counted too: processes of its own, and segments of shared memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.program import RUN_STREAM
+from benchmarks.real_frames import clip
+from pipeline.alerts import EmbeddedRedis
+
+_RULES = RUN_STREAM.parent / "configs" / "demo_rules.yaml"
+_CLIPS = {"street": "bikes.mp4", "car": "carphone_pristine.mp4"}
+_LEFT_WITHIN_S = 5.0
+"""Children see that their parent is gone within this time."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the stream held at the end; ``mid_run`` kills fell after the first frame was read."""
+
+    kills: int
+    mid_run: int
+    expected: int
+    found: int
+    lost: int
+    strange: int
+    duplicates: int
+    processes_left: int
+    segments_left: int
+
+
+def run(kills: int, seed: int) -> Count:
+    """Kill so often, then let the program finish; compare with an unbroken run."""
+    chance = random.Random(seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedRedis() as measure,
+        EmbeddedRedis() as real,
+    ):
+        home = Path(folder)
+        begun_s = time.monotonic()
+        _finish(_start(home / "unbroken", measure.url))
+        whole_s = time.monotonic() - begun_s
+        mid_run = left = segments = 0
+        for _ in range(kills):
+            process = _start(home / "killed", real.url)
+            captioned, family = _kill_after(process, chance.uniform(0.2, 1.0) * whole_s)
+            mid_run += captioned
+            left += _still_there(family)
+            segments += len(_segments(process.pid))
+        _finish(_start(home / "killed", real.url))
+        expected, found = set(_ids(measure.url)), Counter(_ids(real.url))
+        return Count(
+            kills=kills,
+            mid_run=mid_run,
+            expected=len(expected),
+            found=sum(found.values()),
+            lost=len(expected - set(found)),
+            strange=len(set(found) - expected),
+            duplicates=sum(found.values()) - len(found),
+            processes_left=left,
+            segments_left=segments,
+        )
+
+
+def _start(output: Path, url: str) -> subprocess.Popen[str]:
+    sources = [f"{name}={clip(file)}" for name, file in _CLIPS.items()]
+    command = [sys.executable, str(RUN_STREAM), "run", *sources, "--json", "--rules", str(_RULES)]
+    place = ["--output", str(output), "--redis-url", url, "--start-time", "2026-01-02T03:00:00Z"]
+    return subprocess.Popen(
+        [*command, *place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the program left with exit code {process.returncode}")
+
+
+def _kill_after(process: subprocess.Popen[str], seconds: float) -> tuple[bool, dict[int, str]]:
+    """Kill it, unless it has come to its end; whether it had captioned, and its descendants."""
+    family: dict[int, str] = {}
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        family = _descendants(process.pid)
+        process.kill()
+    printed, _ = process.communicate()
+    return process.returncode != 0 and '"type": "caption"' in printed, family
+
+
+def _still_there(family: dict[int, str]) -> int:
+    """How many of these processes live on after the time they are given."""
+    deadline_s = time.monotonic() + _LEFT_WITHIN_S
+    while True:
+        now = {pid: begun for pid, (_, begun) in _processes().items()}
+        left = sum(now.get(pid) == begun for pid, begun in family.items())
+        if not left or time.monotonic() > deadline_s:
+            return left
+        time.sleep(0.1)
+
+
+def _descendants(pid: int) -> dict[int, str]:
+    """Process ids below ``pid`` with their start times, which tell a reused id."""
+    processes = _processes()
+    family = {pid}
+    while more := {p for p, (parent, _) in processes.items() if parent in family} - family:
+        family |= more
+    return {member: processes[member][1] for member in family - {pid}}
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Parent and start time of every process that is no zombie."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if fields[0] != "Z":
+            found[int(path.parent.name)] = (int(fields[1]), fields[19])
+    return found
+
+
+def _segments(pid: int) -> list[Path]:
+    """Shared memory that a program with this id has made; where it is files (Linux)."""
+    return list(Path("/dev/shm").glob(f"ww{pid}-*"))
+
+
+def _ids(url: str) -> list[str]:
+    with redis.Redis.from_url(url) as client:
+        entries: Any = client.xrange("watchword:alerts")
+    return [json.loads(fields[b"event"])["id"] for _, fields in entries]
+
+
+def main() -> int:
+    """Print the count; exit 1 when an event is missing or doubled."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    count = run(options.kills, options.seed)
+    print(json.dumps(asdict(count)))
+    return 1 if count.lost or count.duplicates else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
