@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +16,10 @@ from rich.console import Console
 from pipeline.assembly import Printer, Run, camera_infos
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.config import Config, load_config
+from pipeline.outputs import RunSummary
 from pipeline.outputs.terminal import TerminalView
 from pipeline.redaction import redact
+from pipeline.reload import Reloader
 from pipeline.run_setup import Setup, read_setup
 
 __all__ = ["merged", "run", "watch"]
@@ -70,31 +72,51 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
     setup = read()
     if not setup.specs:
         raise WrongUse("nothing to watch: give a SOURCE, or --config with cameras")
-    view = None if as_json else TerminalView(Console(), camera_infos(setup.specs), quiet)
-    with _stops_like_ctrl_c(), Run(setup, view) as this_run:
-        reloader = this_run.reload_from(read)
+    view = Printer() if as_json else TerminalView(Console(), camera_infos(setup.specs), quiet)
+    with _stops_like_ctrl_c(), ExitStack() as stack:
+        with _told_on_a_terminal("loading the model"):
+            this_run = stack.enter_context(Run(setup, view))
+        _take_signals(this_run, this_run.reload_from(read))
         sys.stderr.write(
             f"model {this_run.ready.identity} on {this_run.ready.device}; "
             f"alerts on {redact(this_run.redis_url)}\n"
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: this_run.request_stop())
-        if hasattr(signal, "SIGHUP"):
-            signal.signal(signal.SIGHUP, lambda *_: reloader.request())
-        if view is None:
-            summary = this_run.go()
-            Printer().line(summary.to_json())
-        else:
-            with view:
-                summary = this_run.go()
-            view.summary(summary)
+        summary = _go(this_run, view)
         failed = this_run.errors()
+    return _how_it_ended(summary, failed)
+
+
+def _go(this_run: Run, view: Printer | TerminalView) -> RunSummary:
+    if isinstance(view, Printer):
+        summary = this_run.go()
+        view.line(summary.to_json())
+    else:
+        with view:
+            summary = this_run.go()
+        view.summary(summary)
+    return summary
+
+
+def _how_it_ended(summary: RunSummary, failed: Mapping[str, str]) -> ExitCode:
+    """Say in one line each what did not work, and choose the exit code."""
     problems = [*failed.values(), *([summary.error] if summary.error else [])]
     for sentence in problems:
         sys.stderr.write(f"watchword: {redact(sentence)}\n")
     if summary.interrupted and not summary.error:
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED if problems else ExitCode.DONE
+
+
+def _take_signals(this_run: Run, reloader: Reloader) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: this_run.request_stop())
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: reloader.request())
+
+
+def _told_on_a_terminal(text: str) -> AbstractContextManager[object]:
+    """A spinner while something takes seconds; a file or pipe gets no such line."""
+    return Console(stderr=True).status(text) if sys.stderr.isatty() else nullcontext()
 
 
 @contextmanager
