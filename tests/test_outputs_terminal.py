@@ -120,7 +120,7 @@ def test_the_table_at_80_columns() -> None:
         "",
         " camera  time      caption                                      prob.  state",
         " ──────────────────────────────────────────────────────────────────────────────",
-        " bikes   01:01     a man on a bicycle rides down a street with  0.050  ALERT",
+        " bikes   01:01     a man on a bicycle rides down a street with   0.81  ALERT",
         "                   many parked cars",
         " gate              …                                                   waiting",
         "",

@@ -6,7 +6,6 @@ codes. Methods may be called from any thread.
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from pipeline.outputs.terminal_parts import (
     closing_lines,
     progress_bars,
     shown_time,
+    word_probability,
 )
 
 __all__ = ["CameraInfo", "TerminalView"]
@@ -89,7 +89,7 @@ class TerminalView:
 
     def caption(self, caption: Caption) -> None:
         """Show a camera's newest caption."""
-        probability = math.exp(min(0.0, caption.log_probability))
+        probability = word_probability(caption)
         with self._lock:
             row = self._row(caption.stamp.camera)
             row.at, row.text = shown_time(caption.stamp), printable(caption.text)
@@ -101,7 +101,7 @@ class TerminalView:
                 row.line_at_s = self._clock()
         if self._live is None and due:
             name = caption.stamp.camera
-            self._line(Text(f"{row.at}  {name}  {row.text}  ({probability:.3f})"))
+            self._line(Text(f"{row.at}  {name}  {row.text}  ({probability:.2f})"))
 
     def alert(self, alert: Alert) -> None:
         """Print a new alert above the table, and a line when it is over."""

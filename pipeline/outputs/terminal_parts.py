@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRem
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.messages import Alert, AlertState, FrameStamp
+from pipeline.messages import Alert, AlertState, Caption, FrameStamp
 from pipeline.outputs.lines import blank_controls, printable
 from pipeline.outputs.summary import CameraSummary, RunSummary
 
@@ -28,6 +28,7 @@ __all__ = [
     "closing_lines",
     "progress_bars",
     "shown_time",
+    "word_probability",
 ]
 
 _SEVERITY_STYLE = {
@@ -72,7 +73,7 @@ def captions_table(rows: Iterable[Row]) -> Table:
     table.add_column("state", no_wrap=True, min_width=8)
     for row in rows:
         state = "ALERT" if row.open_alerts else row.state
-        probability = "" if row.probability is None else f"{row.probability:.3f}"
+        probability = "" if row.probability is None else f"{row.probability:.2f}"
         text = Text(row.text or "…")
         shown = Text(state, style=_STATE_STYLE.get(state, "green"))
         table.add_row(Text(row.info.name), Text(row.at), text, probability, shown)
@@ -192,6 +193,15 @@ def shown_time(stamp: FrameStamp) -> str:
     if stamp.position_s is not None:
         return clock_text(stamp.position_s)
     return stamp.captured_at.astimezone().strftime("%H:%M:%S")
+
+
+def word_probability(caption: Caption) -> float:
+    """Mean (geometric) probability of a caption's words and its end, 0..1.
+
+    The whole sentence's, which the files hold, is near nought for any sentence of some length.
+    """
+    tokens = (len(caption.words) or len(caption.text.split())) + 1
+    return math.exp(min(0.0, caption.log_probability) / tokens)
 
 
 def clock_text(seconds: float) -> str:
