@@ -101,6 +101,7 @@ class CameraFeed:
         self.retry_at_s: float | None = None
         self.newest_s = 0.0
         self.came_frame = False
+        self.slow_opens = 0
         self.dying_reason: str | None = None
         self._settled = CaptureAccount()
         self._current = CaptureAccount()

@@ -272,7 +272,7 @@ class Capture:
 
     def _deliver(self, feed: CameraFeed, ref: FrameRef) -> None:
         feed.lend(ref)
-        feed.came_frame = True
+        feed.came_frame, feed.slow_opens = True, 0
         feed.position_s = ref.stamp.position_s
         feed.restarts.frame_came()
         self._news.online(feed)
@@ -339,6 +339,7 @@ class Capture:
         display = feed.spec.source.display
         feed.dying_reason = f"{display}: no new frame for {quiet_s:.1f} s"
         if feed.spec.source.live:
+            feed.slow_opens += int(not feed.came_frame)
             feed.retry_at_s = self._clock() + feed.restarts.after_failure(self._clock())
         else:
             feed.dying_reason = None  # counted against the budget, like a death

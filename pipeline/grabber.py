@@ -53,6 +53,7 @@ __all__ = ["Grabber", "run"]
 
 _HEARTBEAT_S = 0.5
 _MAX_BROKEN_GRABS = 8
+_JUDGE_EVERY_S = 1.0  # it costs as much as shrinking the picture, and seconds are what counts
 
 
 def run(connection: Connection, job: GrabJob) -> None:
@@ -96,6 +97,7 @@ class Grabber:
         self._grey: NDArray[np.uint8] | None = None
         self._keep = unmasked(job.layout.square_pixels, job.masks)
         self._judge = _sight_judge(job)
+        self._judged_s = float("-inf")
         self._told_at_s = time.monotonic()
 
     def grab_all(self) -> None:
@@ -193,6 +195,9 @@ class Grabber:
     def _judge_sight(self, stamp: FrameStamp, grey: NDArray[np.uint8]) -> None:
         if self._judge is None or (self._keep is not None and not self._keep.any()):
             return
+        if 0.0 <= stamp.time_s - self._judged_s < _JUDGE_EVERY_S:
+            return
+        self._judged_s = stamp.time_s
         picture = measure(grey, self._grey, self._keep)
         self._grey = grey
         self._judge.look(picture, stamp.time_s, stamp.captured_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,21 +89,27 @@ def measure(
 
     ``keep`` (S, S) leaves out masked pixels; at least some must be kept.
     """
-    kept = np.ones_like(grey, bool) if keep is None else keep
-    levels = grey[kept]
-    spread = float(levels.std())
+    counts = np.bincount(grey.ravel() if keep is None else grey[keep], minlength=256)
+    levels, total = np.arange(256), int(counts.sum())
+    brightest = float(np.searchsorted(np.cumsum(counts), 0.98 * total))
+    mean = float(counts @ levels) / total
+    spread = float(np.sqrt(counts @ (levels - mean) ** 2 / total))
     picture = grey.astype(np.float32)
-    detail = float(cv2.Laplacian(picture, cv2.CV_32F)[kept].std()) / max(spread, 1e-3)
-    blur = max(_blur_along(picture, kept, 0), _blur_along(picture, kept, 1))
-    change = None if before is None else float(cv2.absdiff(grey, before)[kept].mean())
-    return PictureMeasures(float(np.percentile(levels, 98)), spread, blur, detail, change)
+    detail = float(_kept(cv2.Laplacian(picture, cv2.CV_32F), keep).std()) / max(spread, 1e-3)
+    blur = max(_blur_along(picture, keep, 0), _blur_along(picture, keep, 1))
+    change = None if before is None else float(_kept(cv2.absdiff(grey, before), keep).mean())
+    return PictureMeasures(brightest, spread, blur, detail, change)
 
 
-def _blur_along(picture: NDArray[np.float32], kept: NDArray[np.bool_], axis: int) -> float:
+def _kept(values: NDArray[Any], keep: NDArray[np.bool_] | None) -> NDArray[Any]:
+    return values if keep is None else values[keep]
+
+
+def _blur_along(picture: NDArray[np.float32], keep: NDArray[np.bool_] | None, axis: int) -> float:
     """Crete's measure along one axis: the share of the steps that outlives a further blur."""
     kernel = (1, _BLUR_PIXELS) if axis == 0 else (_BLUR_PIXELS, 1)
-    inside = kept[1:] if axis == 0 else kept[:, 1:]
-    steps = np.abs(np.diff(picture, axis=axis))[inside]
-    blurred = np.abs(np.diff(cv2.blur(picture, kernel), axis=axis))[inside]
+    inside = None if keep is None else (keep[1:] if axis == 0 else keep[:, 1:])
+    steps = np.abs(_kept(np.diff(picture, axis=axis), inside))
+    blurred = np.abs(_kept(np.diff(cv2.blur(picture, kernel), axis=axis), inside))
     total = float(steps.sum())
     return 1.0 - float(np.maximum(0.0, steps - blurred).sum()) / total if total > 0 else 1.0

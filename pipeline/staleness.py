@@ -8,6 +8,9 @@ from pipeline.channel import Overflow
 __all__ = ["is_stale", "patience_s", "waits_for_us"]
 
 _OPEN_GRACE_S = 4.0  # beyond the open time-out: start of the child, and asking why it failed
+# A child normally keeps its own time-outs. One that does not is starved of processor time, and so
+# are its neighbours: were they all killed at the same age for ever, none would ever come up.
+_MOST_DOUBLINGS = 4
 _FILE_PATIENCE_S = 30.0
 _STALE_MARGIN_S = 0.2  # so that the report itself is out by stale_after_s
 
@@ -18,7 +21,8 @@ def patience_s(feed: CameraFeed) -> float:
     if not feed.spec.source.live:
         return max(_FILE_PATIENCE_S, capture.stale_after_s)
     if feed.state is FeedState.OPENING or not feed.came_frame:
-        return max(capture.open_timeout_s, capture.read_timeout_s) + _OPEN_GRACE_S
+        least_s = max(capture.open_timeout_s, capture.read_timeout_s) + _OPEN_GRACE_S
+        return least_s * 2.0 ** min(feed.slow_opens, _MOST_DOUBLINGS)
     return capture.stale_after_s - _STALE_MARGIN_S
 
 

@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.alerts import EmbeddedRedis
 from pipeline.store import Store
+
+# A busy machine is no fault of the code: properties are checked, not times.
+settings.register_profile("watchword", deadline=None)
+settings.load_profile("watchword")
 
 
 @pytest.fixture

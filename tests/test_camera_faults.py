@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from media import picture, write_video
 from rtsp_server import RtspServer
 
-from pipeline.camera_feed import FeedState
+from pipeline import staleness
+from pipeline.camera_feed import CameraFeed, FeedState
 from pipeline.capture import CameraSpec
 from pipeline.channel import Overflow
 from pipeline.config import CaptureConfig
@@ -177,6 +178,22 @@ def test_a_grabber_that_dies_again_and_again_is_marked_failed_and_the_other_runs
 def _child(run: Run) -> int | None:
     process = run.capture._feeds["dies"].process
     return None if process is None else process.pid
+
+
+def test_a_starved_grabber_is_given_ever_more_time_to_open_and_a_working_one_none():
+    spec = CameraSpec("cam", parse_source("rtsp://127.0.0.1:1/x"), CaptureConfig())
+    feed = CameraFeed(spec, 64, 2)
+    try:
+        patience_s = []
+        for feed.slow_opens in range(8):
+            patience_s.append(staleness.patience_s(feed))
+        assert patience_s == sorted(patience_s)
+        assert patience_s[0] < 10 < 100 < patience_s[-1] < 200
+        feed.state, feed.came_frame = FeedState.RUNNING, True
+        assert staleness.patience_s(feed) < 5.0
+    finally:
+        feed.slots.close()
+        feed.slots.unlink()
 
 
 @pytest.mark.fault

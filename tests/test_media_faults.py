@@ -171,7 +171,7 @@ def test_a_camera_that_is_covered_and_uncovered_is_told_once_each(tmp_path: Path
         status, events = run.capture.status()["cam"], run.events
     assert [event.state for event in events] == [CameraState.BLIND, CameraState.SIGHTED]
     assert events[0].reason == Blindness.BLACK.sentence
-    assert (events[1].since - events[0].since).total_seconds() == pytest.approx(4.0, abs=0.25)
+    assert (events[1].since - events[0].since).total_seconds() == pytest.approx(4.0, abs=1.1)
     assert status.blind is None
 
 
