@@ -42,7 +42,12 @@ class Telemetry:
                 config.port,
                 self.metrics.registry,
                 alive={"stages": self._stages},
-                ready={"model": self._model, "redis": self._redis, "cameras": self._cameras},
+                ready={
+                    "model": self._model,
+                    "redis": self._redis,
+                    "store": self._store,
+                    "cameras": self._cameras,
+                },
             )
 
     def ask_redis(self, problem: Callable[[], str | None]) -> None:
@@ -71,6 +76,15 @@ class Telemetry:
 
     def _redis(self) -> str | None:
         return self._redis_problem()
+
+    def _store(self) -> str | None:
+        if self._parts is None:
+            return None
+        if self._parts.rules.store_problem is not None:
+            return f"alerts wait in memory: {self._parts.rules.store_problem}"
+        if self._parts.store.short_of_space:
+            return "the disk is nearly full: alerts are written, captions are not archived"
+        return None
 
     def _cameras(self) -> str | None:
         if self._parts is None:

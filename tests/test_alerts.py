@@ -9,26 +9,46 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
+from cloudevents.v1.conversion import to_structured
 from cloudevents.v1.http import from_json
 from waiting import until
 
-from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
+from pipeline.alerts import (
+    EmbeddedRedis,
+    Publisher,
+    RedisSink,
+    encode_alert,
+    encode_camera_event,
+    encode_review,
+    subscribe,
+)
 from pipeline.alerts.redis_client import connect
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.alerts.subscriber import parse_since
 from pipeline.config import RedisConfig
-from pipeline.messages import Alert, AlertState, Evidence, FrameStamp, Region
+from pipeline.messages import (
+    Alert,
+    AlertState,
+    CameraEvent,
+    CameraState,
+    Evidence,
+    FrameStamp,
+    Region,
+    Review,
+    ReviewState,
+)
 from pipeline.store import Store
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 _FIELDS = (
     "alert_id revision camera rule tags severity caption probability keywords evidence region"
     " frame_time media_time_s detected_time first_seen last_seen count snapshot model"
-    " rules_version"
+    " rules_version frame_sequence alternatives"
 )
 
 
@@ -47,14 +67,29 @@ def _publish(store: Store, url: str, *names: str) -> None:
     assert publisher.stop() == 0
 
 
-def test_alert_is_a_valid_cloud_event_with_the_documented_fields() -> None:
+def test_alert_has_the_documented_fields_and_is_the_same_again() -> None:
     event = encode_alert(_alert())
     assert event == encode_alert(_alert())
     assert set(event["data"]) == set(_FIELDS.split())
-    parsed = from_json(json.dumps(event))
-    assert parsed["id"] == "a1:started:1"
-    assert parsed["type"] == "watchword.alert.started"
+    assert event["id"] == "a1:started:1"
     assert event["data"]["frame_time"].startswith("2026-01-02T03:04:05.000006")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        encode_alert(_alert()),
+        encode_camera_event(CameraEvent("door", CameraState.OFFLINE, "no frames", _AT, None, 2)),
+        encode_review(Review("s1", 2, ReviewState.SNOOZED, "gate*", "*", _AT, "ann", "", _AT)),
+    ],
+    ids=["alert", "camera", "review"],
+)
+def test_the_cloud_events_sdk_reads_every_event(event: dict[str, Any]) -> None:
+    read = from_json(json.dumps(event))
+    for name in ("id", "source", "type", "subject", "time", "specversion", "datacontenttype"):
+        assert read[name] == event[name]
+    assert read.data == event["data"]
+    assert json.loads(to_structured(read)[1]) == event
 
 
 def test_published_to_stream_channel_hash_and_snapshot(server: EmbeddedRedis, store: Store) -> None:

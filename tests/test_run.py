@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from jsonschema import Draft202012Validator
 from program import CLIPS, DEMO_RULES, ROOT, assert_books_balance, json_lines, watchword
 
 from pipeline import Config, run
@@ -71,7 +72,12 @@ def test_alerts_are_read_back_from_redis_and_are_those_printed(files_run: FilesR
     done, events = files_run.done, files_run.events
     printed = [line for line in json_lines(done.stdout) if line["type"].startswith("watchword.")]
     assert printed, "the demo's rules watch for people and vehicles, which the clips are full of"
-    assert [event.id for event in events] == [line["id"] for line in printed]
+    assert [(event.id, event.data) for event in events] == [
+        (line["id"], line["data"]) for line in printed
+    ]
+    schema = Draft202012Validator(json.loads((ROOT / "docs" / "events.schema.json").read_text()))
+    for line in printed:
+        schema.validate(line)
     assert {event.data["alert_id"] for event in events if event.type.endswith("started")} == {
         event.data["alert_id"] for event in events if event.type.endswith("ended")
     }

@@ -221,8 +221,10 @@ def test_rule_stage_on_a_full_disk_loses_no_alert(tmp_path: Path) -> None:
     captions_meanwhile = sum(each.caption is not None for each in out)
     assert captions_meanwhile == 30
     assert len(stage._backlog) > 0
+    assert "full" in str(stage.store_problem)
     _free(store._connection)
     out += list(stage.process(frames[30:]))
+    assert stage.store_problem is None
     assert _ids(out) == expected
     assert [alert.seq for each in out for alert in each.alerts] == list(range(1, len(expected) + 1))
     assert len(store.pending(limit=1000)) == len(expected)

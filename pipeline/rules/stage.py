@@ -126,6 +126,11 @@ class RuleStage:
         if alerts:
             yield from self._record(None, alerts, {})
 
+    @property
+    def store_problem(self) -> str | None:
+        """Why alerts wait in memory for the store, or None; any thread may ask."""
+        return self._backlog.error
+
     def suppressed(self) -> dict[tuple[str, str], int]:
         """Matches that started no alert, by (rule, reason); any thread may ask."""
         return self._engine.suppressed()
