@@ -220,10 +220,7 @@ class OutputConfig(Strict):
     """Files written beside the alerts."""
 
     directory: str = "output"
-    formats: tuple[Literal["vtt", "srt", "jsonl", "coco", "video", "report"], ...] = (
-        "vtt",
-        "jsonl",
-    )
+    formats: tuple[Literal["vtt", "srt", "jsonl", "coco"], ...] = ("vtt", "jsonl")
 
 
 class SnapshotConfig(Strict):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import CAMERA_NAME, Config, ConfigError, load_config
+from pipeline.config import CAMERA_NAME, Config, ConfigError, OutputConfig, load_config
+from pipeline.outputs import FORMATS
 from pipeline.rules import load_rules
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -108,6 +110,11 @@ def test_camera_name_is_taken_if_and_only_if_it_is_usable(name: str) -> None:
     else:
         with pytest.raises(ValueError, match="not usable"):
             Config.model_validate(data)
+
+
+def test_what_check_accepts_as_a_format_a_run_can_write():
+    (items, _) = get_args(OutputConfig.model_fields["formats"].annotation)
+    assert set(get_args(items)) == set(FORMATS)
 
 
 def test_what_only_follows_from_another_error_is_not_told(tmp_path: Path):
