@@ -140,8 +140,9 @@ class Run:
         captioner, self.ready = start_captioner(
             config.model, self.rules, CAPTIONER_FACTORY, self._stack
         )
-        self._outputs = self._open_outputs()
         self.services = open_services(config, self.rules, self._stack)
+        # After the store is held: the files may be those of a run that is still going.
+        self._outputs = self._open_outputs()
         self.services.store.record(state=_recordings(self.specs))
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
         telemetry.ask_redis(self.services.redis.problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from redis import RedisError
 
@@ -19,7 +20,7 @@ from pipeline.config import Config, ModelConfig, RedisConfig
 from pipeline.redaction import redact
 from pipeline.reload import camera_groups
 from pipeline.rules import ReviewBook, RuleSet
-from pipeline.store import REDIS, Housekeeper, Retention, Store
+from pipeline.store import REDIS, Housekeeper, Retention, Store, exclusive
 
 __all__ = ["Services", "check_redis_url", "open_services", "start_captioner"]
 
@@ -140,6 +141,7 @@ def _open_store(config: Config, stack: ExitStack) -> Store:
     settings = config.store
     hooks = [f"webhook:{name}" for name in config.webhooks]
     sinks = (REDIS, *hooks, *([MqttSink.name] if config.mqtt is not None else []))
+    stack.enter_context(exclusive(Path(settings.path)))
     store = Store(settings.path, sinks=sinks, reserve_mib=settings.reserve_mib)
     stack.callback(store.close)
     for sink, count in store.drop_other_sinks().items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.messages import Caption, FrameStamp
-from pipeline.store import Store, StoreError
+from pipeline.store import Store, StoreError, exclusive
 
 
 def _event(name: str, **data: Any) -> dict[str, Any]:
@@ -95,3 +97,23 @@ def test_newer_version_is_refused(path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match="newer version"):
         Store(path)
+
+
+def test_a_store_is_held_by_one_run_at_a_time(tmp_path: Path):
+    path = tmp_path / "new" / "store.db"
+    hold = (
+        "import sys; from pathlib import Path; from pipeline.store import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError, match="another run is using it"), exclusive(path):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with exclusive(path):
+        pass  # the system has freed it, however the other ended

@@ -3,6 +3,7 @@
 from pipeline.store.archive import Archive, Found, SearchQuery
 from pipeline.store.backlog import Backlog, Work
 from pipeline.store.housekeeping import Housekeeper
+from pipeline.store.lock import exclusive
 from pipeline.store.retention import Retention
 from pipeline.store.store import REDIS, Event, OutboxEntry, Store, StoreError
 
@@ -19,4 +20,5 @@ __all__ = [
     "Store",
     "StoreError",
     "Work",
+    "exclusive",
 ]
