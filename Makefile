@@ -25,7 +25,7 @@ soak: $(VENV)/.test
 
 # All contenders, one thread each; about half an hour on two cores.
 bench: $(VENV)/.bench
-	for part in decoding "encoding --blip" end_to_end static_scene live curves; do \
+	for part in decoding "encoding --blip 7" end_to_end static_scene live curves; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit 1; \
 	done
 

@@ -146,6 +146,7 @@ def main() -> None:
                 Contender("caption, a window", parts.decode_captions, _BATCH),
             ],
             options.rounds,
+            warm_up=False,  # every run of the program starts anew
         )
         print_table(f"End to end on {options.clip}", timings)
         ratios = second_of_video(timings, options.seconds)

@@ -48,10 +48,12 @@ class Timing:
         return statistics.median(self.cpu_ms)
 
 
-def interleave(contenders: Sequence[Contender], rounds: int = 7) -> dict[str, Timing]:
-    """Time each contender once a round, in turn, after one untimed round."""
+def interleave(
+    contenders: Sequence[Contender], rounds: int = 7, warm_up: bool = True
+) -> dict[str, Timing]:
+    """Time each contender once a round, in turn, after one untimed round if ``warm_up``."""
     timings = {contender.name: Timing(contender.name) for contender in contenders}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for contender in contenders:
             cpu_s, wall_s = _cpu_s(), time.perf_counter()
             contender.run()

@@ -58,6 +58,7 @@ def main() -> None:
                 Contender("decode the video, a second", Parts(short).decode_video, 10),
             ],
             options.rounds,
+            warm_up=False,  # every run of the program starts anew
         )
     print_table("A still scene", timings)
     least = {what: timing.least_ms for what, timing in timings.items()}
