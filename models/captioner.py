@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from models.concepts import concept_lemma
 from models.decoders import Decoder
-from models.decoding import BEAM_SEARCH, Decoding, Searcher
+from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
 from models.encoders import Encoder
 from models.fusion import Memory
 from models.runtimes.engine import EagerEngine, Engine, Stepper
@@ -25,7 +25,7 @@ from models.transforms import to_square
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 from models.wording import FORBIDDEN_WORDS
 
-__all__ = ["Alternative", "Captioner", "Hypothesis", "Window", "Word", "pad_windows"]
+__all__ = ["Alternative", "Captioner", "Hypothesis", "Prepared", "Window", "Word", "pad_windows"]
 
 Window = tuple[Sequence[Tensor] | Tensor, Sequence[float]]
 """Features of T frames, each (R, D), oldest first, and their times in seconds."""
@@ -145,9 +145,18 @@ class Captioner(nn.Module):
         return self._engine.encode(pixels)
 
     @torch.inference_mode()
+    def prepare(self, windows: Sequence[Window] | Prepared) -> Prepared:
+        """Make at least one window ready for :meth:`decode` and whatever else asks about it."""
+        if isinstance(windows, Prepared):
+            return windows
+        features, mask = pad_windows(windows, self.decoder.config.window_frames)
+        features, mask = features.to(self.device), mask.to(self.device)
+        return Prepared(features, mask, self.decoder.memory(features, mask))
+
+    @torch.inference_mode()
     def decode(
         self,
-        windows: Sequence[Window],
+        windows: Sequence[Window] | Prepared,
         *,
         beam_size: int = 3,
         max_words: int = 20,
@@ -159,12 +168,11 @@ class Captioner(nn.Module):
             ValueError: Decoding options that do not fit the model, its vocabulary or the beam.
 
         """
-        if not windows:
+        if not len(windows):
             return []
-        features, mask = pad_windows(windows, self.decoder.config.window_frames)
-        seen = features.to(self.device), mask.to(self.device)
-        paths = self._search(*seen, beam_size, max_words, decoding)
-        frames = [int(row.sum()) for row in mask]
+        ready = self.prepare(windows)
+        paths = self._search(ready, beam_size, max_words, decoding)
+        frames: list[int] = ready.mask.sum(1).tolist()
         return [self._hypothesis(path, count) for path, count in zip(paths, frames, strict=True)]
 
     @torch.inference_mode()
@@ -176,14 +184,16 @@ class Captioner(nn.Module):
         return self.score_windows(self.windows(clips), sentences)
 
     @torch.inference_mode()
-    def score_windows(self, windows: Sequence[Window], sentences: Sequence[str]) -> Tensor:
+    def score_windows(
+        self, windows: Sequence[Window] | Prepared, sentences: Sequence[str]
+    ) -> Tensor:
         """Like :meth:`score`, of windows that are encoded already."""
-        features, mask = pad_windows(windows, self.decoder.config.window_frames)
-        given = self._sentence_log_probability(features, mask, sentences)
-        blank = self._sentence_log_probability(
-            torch.zeros_like(features[:1]), torch.ones_like(mask[:1]), sentences
+        ready = self.prepare(windows)
+        blank = self.decoder.memory(
+            torch.zeros_like(ready.features[:1]), torch.ones_like(ready.mask[:1])
         )
-        return given - blank
+        given = self._sentence_log_probability(ready.memory, sentences)
+        return given - self._sentence_log_probability(blank, sentences)
 
     @overload
     def detect(
@@ -225,7 +235,7 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def detect_windows(
-        self, windows: Sequence[Window], words: Sequence[str]
+        self, windows: Sequence[Window] | Prepared, words: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Like :meth:`detect` with regions, of windows that are encoded already.
 
@@ -235,12 +245,11 @@ class Captioner(nn.Module):
 
         """
         columns = [self._concept_index(word) for word in words]
-        features, mask = pad_windows(windows, self.decoder.config.window_frames)
-        features, mask = features.to(self.device), mask.to(self.device)
+        ready = self.prepare(windows)
         head = self.decoder.concepts
         assert head is not None  # there are concepts, so there is a head
-        found = head(features, mask)[:, columns].float().cpu().numpy()
-        evidence = head.regions(features, mask)[..., columns].float().cpu().numpy()
+        found = ready.memory.concepts[:, columns].float().cpu().numpy()
+        evidence = head.regions(ready.features, ready.mask)[..., columns].float().cpu().numpy()
         side = math.isqrt(evidence.shape[2])
         where = np.moveaxis(evidence, -1, 1)
         return found, where.reshape(*where.shape[:3], side, side)
@@ -262,15 +271,12 @@ class Captioner(nn.Module):
             windows.append((self.encode(squares), [float(i) for i in range(len(frames))]))
         return windows
 
-    def _sentence_log_probability(
-        self, features: Tensor, mask: Tensor, sentences: Sequence[str]
-    ) -> Tensor:
+    def _sentence_log_probability(self, memory: Memory, sentences: Sequence[str]) -> Tensor:
         encoded = [[BEGIN, *self.vocabulary.encode(text), END] for text in sentences]
         tokens = torch.full((len(encoded), max(map(len, encoded))), PAD)
         for row, sentence in enumerate(encoded):
             tokens[row, : len(sentence)] = torch.tensor(sentence)
-        tokens = tokens.to(self.device).expand(len(features), *tokens.shape)
-        memory = self.decoder.memory(features.to(self.device), mask.to(self.device))
+        tokens = tokens.to(self.device).expand(len(memory.values), *tokens.shape)
         logits, _ = self.decoder(memory, tokens.contiguous())
         targets = tokens[:, :, 1:]
         log_probabilities = F.log_softmax(logits, -1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)

@@ -19,7 +19,7 @@ from models.sampling import NucleusSampling
 from models.search import Hypothesis, SearchConfig, search
 from models.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
 
-__all__ = ["BEAM_SEARCH", "Decoding", "Searcher"]
+__all__ = ["BEAM_SEARCH", "Decoding", "Prepared", "Searcher"]
 
 Paths = list[list[Hypothesis]]
 
@@ -72,6 +72,21 @@ BEAM_SEARCH = Decoding()
 """Plain beam search."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Windows made ready, so that decoding, detecting and scoring share the work.
+
+    ``features`` (N, T, R, D) with ``mask`` (N, T) and the decoder's ``memory`` of them.
+    """
+
+    features: Tensor
+    mask: Tensor
+    memory: Memory
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
 class Searcher:
     """Searches captions with one decoder and vocabulary.
 
@@ -92,30 +107,32 @@ class Searcher:
         self._never = (PAD, BEGIN, UNKNOWN, *never)
 
     def __call__(
-        self, features: Tensor, mask: Tensor, beam_size: int, max_words: int, decoding: Decoding
+        self, windows: Prepared, beam_size: int, max_words: int, decoding: Decoding
     ) -> Paths:
-        """Search captions of (N, T, R, D) features, mask (N, T); best first, for each clip.
+        """Search captions; best first, for each clip.
 
         Raises:
             ValueError: Options that do not fit the model, its vocabulary or the beam.
 
         """
         if decoding.consensus == "frames":
-            return self._frames(features, mask, beam_size, max_words, decoding)
-        memory = self._decoder.memory(features, mask)
-        found = self._find(memory, self._config(beam_size, max_words, decoding), decoding)
+            return self._frames(windows, beam_size, max_words, decoding)
+        found = self._find(windows.memory, self._config(beam_size, max_words, decoding), decoding)
         if decoding.consensus == "hypotheses":
             return [_consensus(paths, _weights(paths, decoding.draws)) for paths in found]
         return found
 
     def _frames(
-        self, features: Tensor, mask: Tensor, beam_size: int, max_words: int, decoding: Decoding
+        self, windows: Prepared, beam_size: int, max_words: int, decoding: Decoding
     ) -> Paths:
         """Each frame alone, then what their captions agree on; attention stays on its frame."""
+        mask = windows.mask
         clips, frames = mask.nonzero(as_tuple=True)
-        single = features[clips, frames].unsqueeze(1)
+        single = windows.features[clips, frames].unsqueeze(1)
         alone = replace(decoding, consensus="none")
-        found = self(single, mask.new_ones((len(single), 1)), beam_size, max_words, alone)
+        there = mask.new_ones((len(single), 1))
+        ready = Prepared(single, there, self._decoder.memory(single, there))
+        found = self(ready, beam_size, max_words, alone)
         positions = single.shape[2]
         pooled: Paths = [[] for _ in mask]
         weights: list[list[float]] = [[] for _ in mask]

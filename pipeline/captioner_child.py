@@ -57,10 +57,11 @@ class Captioner(Protocol):
     def encode(self, frames: NDArray[np.uint8]) -> Any:
         """Encode (N, S, S, 3) uint8 RGB into (N, R, D) features."""
 
-    def decode(
-        self, windows: Sequence[tuple[Any, Sequence[float]]], *, beam_size: int, max_words: int
-    ) -> Sequence[Hypothesis]:
-        """Caption windows of (features (T, R, D), times in s), oldest frame first."""
+    def prepare(self, windows: Sequence[tuple[Any, Sequence[float]]]) -> Any:
+        """Make windows of (features (T, R, D), times in s), oldest frame first, ready."""
+
+    def decode(self, windows: Any, *, beam_size: int, max_words: int) -> Sequence[Hypothesis]:
+        """Caption windows, ready or not."""
 
 
 class Windows:
@@ -139,7 +140,7 @@ class _Server:
     def _caption(
         self, part: Sequence[tuple[FrameRef, tuple[list[Any], list[float]]]]
     ) -> list[Caption]:
-        windows = [window for _, window in part]
+        windows = self._captioner.prepare([window for _, window in part])
         hypotheses = self._captioner.decode(
             windows, beam_size=self._options.beam_size, max_words=self._options.max_words
         )

@@ -18,8 +18,8 @@ from pipeline.messages import Concept
 
 __all__ = ["Detects", "EvidenceSource", "Scores", "WindowEvidence"]
 
-FeatureWindows = Sequence[tuple[Any, Sequence[float]]]
-"""Features (T, R, D) of each window's frames, oldest first, and their times in seconds."""
+FeatureWindows = Any
+"""Windows as the captioner's own ``prepare`` gives them; they have a length."""
 
 
 @runtime_checkable
@@ -66,8 +66,8 @@ class EvidenceSource:
         return [WindowEvidence(c, s) for c, s in zip(concepts, scores, strict=True)]
 
     def _concepts(self, windows: FeatureWindows) -> list[dict[str, Concept]]:
-        if self._detector is None or not self._words or not windows:
-            return [{} for _ in windows]
+        if self._detector is None or not self._words or not len(windows):
+            return [{} for _ in range(len(windows))]
         probabilities, maps = self._detector.detect_windows(windows, self._words)
         rows = zip(_array(probabilities), _array(maps), strict=True)
         return [
@@ -79,8 +79,8 @@ class EvidenceSource:
         ]
 
     def _scores(self, windows: FeatureWindows) -> list[dict[str, float]]:
-        if self._scorer is None or not self._sentences or not windows:
-            return [{} for _ in windows]
+        if self._scorer is None or not self._sentences or not len(windows):
+            return [{} for _ in range(len(windows))]
         nats = _array(self._scorer.score_windows(windows, self._sentences))
         return [dict(zip(self._sentences, map(float, row), strict=True)) for row in nats]
 

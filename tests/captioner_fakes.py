@@ -43,6 +43,9 @@ class FakeCaptioner:
         self._admit(len(frames))
         return frames.reshape(len(frames), -1)[:, :1]
 
+    def prepare(self, windows: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        return windows
+
     def decode(
         self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
     ) -> list[FakeHypothesis]:

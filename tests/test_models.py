@@ -85,6 +85,17 @@ def test_encoding_once_and_decoding_windows_equals_caption(captioner: Captioner)
     same(captioner.decode([(each, [0.0, 0.4, 0.8])])[0], captioner.caption([clip])[0])
 
 
+def test_windows_made_ready_once_give_the_same(captioner: Captioner):
+    windows = captioner._windows([*clips(2, frames=3), *clips(1)])
+    ready = captioner.prepare(windows)
+    assert captioner.prepare(ready) is ready
+    for mine, expected in zip(captioner.decode(ready), captioner.decode(windows), strict=True):
+        same(mine, expected)
+    sentences = ["a man runs", "a dog"]
+    scores = captioner.score_windows(ready, sentences)
+    torch.testing.assert_close(scores, captioner.score_windows(windows, sentences))
+
+
 def test_a_long_clip_is_seen_through_its_newest_frames(captioner: Captioner):
     clip = clips(1, frames=7)[0]
     same(captioner.caption([clip])[0], captioner.caption([clip[-4:]])[0])
@@ -137,7 +148,8 @@ def test_log_probability_is_what_teacher_forcing_gives(captioner: Captioner):
     best = captioner.caption([clip], beam_size=1)[0]
     features, mask = pad_windows([(captioner.encode(to_square(clip, SIDE)[None]), [0.0])], 4)
     with torch.inference_mode():
-        again = captioner._sentence_log_probability(features, mask, [best.text])
+        memory = captioner.decoder.memory(features, mask)
+        again = captioner._sentence_log_probability(memory, [best.text])
     if best.finished:
         assert best.log_probability == pytest.approx(float(again), abs=1e-3)
     spoken = sum(math.log(word.probability) for word in best.words)
