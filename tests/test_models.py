@@ -86,7 +86,7 @@ def test_encoding_once_and_decoding_windows_equals_caption(captioner: Captioner)
 
 
 def test_windows_made_ready_once_give_the_same(captioner: Captioner):
-    windows = captioner._windows([*clips(2, frames=3), *clips(1)])
+    windows = captioner.windows([*clips(2, frames=3), *clips(1)])
     ready = captioner.prepare(windows)
     assert captioner.prepare(ready) is ready
     for mine, expected in zip(captioner.decode(ready), captioner.decode(windows), strict=True):
