@@ -18,6 +18,7 @@ from models.concepts import concept_lemma
 from models.decoders import Decoder
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
 from models.encoders import Encoder
+from models.explanations import grids_over_picture
 from models.fusion import Memory
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
@@ -173,7 +174,10 @@ class Captioner(nn.Module):
         ready = self.prepare(windows)
         paths = self._search(ready, beam_size, max_words, decoding)
         frames: list[int] = ready.mask.sum(1).tolist()
-        return [self._hypothesis(path, count) for path, count in zip(paths, frames, strict=True)]
+        return [
+            self._hypothesis(path, own[-count:])
+            for path, own, count in zip(paths, ready.features, frames, strict=True)
+        ]
 
     @torch.inference_mode()
     def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:
@@ -249,10 +253,9 @@ class Captioner(nn.Module):
         head = self.decoder.concepts
         assert head is not None  # there are concepts, so there is a head
         found = ready.memory.concepts[:, columns].float().cpu().numpy()
-        evidence = head.regions(ready.features, ready.mask)[..., columns].float().cpu().numpy()
-        side = math.isqrt(evidence.shape[2])
-        where = np.moveaxis(evidence, -1, 1)
-        return found, where.reshape(*where.shape[:3], side, side)
+        evidence = head.regions(ready.features, ready.mask)[..., columns].movedim(-1, 1)
+        boxes = self.encoder.boxes_in_features
+        return found, grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
 
     def _concept_index(self, word: str) -> int:
         for form in (word, concept_lemma(word)):
@@ -283,13 +286,13 @@ class Captioner(nn.Module):
         total: Tensor = (log_probabilities * (targets != PAD)).sum(-1)
         return total
 
-    def _hypothesis(self, paths: list[Path], frames: int) -> Hypothesis:
+    def _hypothesis(self, paths: list[Path], features: Tensor) -> Hypothesis:
+        """Read the paths of a clip whose real frames have these features (T, R, D)."""
         best = paths[0]
-        attention = [None] * len(best.tokens) if best.trace is None else list(best.trace)
         words = tuple(
-            Word(self.vocabulary.words[token], math.exp(log_probability), _grid(weights, frames))
-            for token, log_probability, weights in zip(
-                best.tokens, best.word_log_probs, attention, strict=False
+            Word(self.vocabulary.words[token], math.exp(log_probability), grid)
+            for token, log_probability, grid in zip(
+                best.tokens, best.word_log_probs, self._grids(best, features), strict=False
             )
         )
         return Hypothesis(
@@ -302,6 +305,14 @@ class Captioner(nn.Module):
             ),
             best.finished,
         )
+
+    def _grids(self, path: Path, features: Tensor) -> NDArray[np.float32]:
+        """Attention of each word over the clip's real frames, (L, T, rows, columns)."""
+        frames, regions, _ = features.shape
+        if path.trace is None:
+            return np.zeros((len(path.tokens), frames, 1, 1), np.float32)
+        weights = path.trace[:, -frames * regions :].view(-1, frames, regions)
+        return grids_over_picture(weights, features, self.encoder.boxes_in_features)
 
 
 def _forbidden_tokens(vocabulary: Vocabulary) -> list[int]:
@@ -333,21 +344,3 @@ def _frames_of(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
             f"not {clip.dtype} {clip.shape}"
         )
     return clip[None] if clip.ndim == 3 else clip
-
-
-def _grid(weights: Tensor | None, frames: int) -> NDArray[np.float32]:
-    """Attention over a square grid of regions, the window's real frames only."""
-    if weights is None:
-        return np.zeros((frames, 1, 1), np.float32)
-    array = weights.float().numpy()
-    return _split(array, frames)
-
-
-def _split(array: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    # The grid is square, and padding stands in front; so the last frames * side**2 are real.
-    total = len(array)
-    for padded in range(frames, total + 1):
-        side = math.isqrt(total // padded)
-        if padded * side * side == total:
-            return array.reshape(padded, side, side)[-frames:]
-    raise ValueError(f"{total} attention weights are no square grids of {frames} frames")

@@ -1,7 +1,8 @@
-"""CNN encoders: a picture becomes a grid of feature vectors.
+"""CNN encoders: a picture becomes a grid, or a set of regions, of feature vectors.
 
 One registry for two families of names: timm's (``tf_efficientnet_lite0``) and torchvision's
-(``resnet50``). An encoder takes uint8 pixels and normalises them itself, on its own device.
+(``torchvision/resnet50``), whose Faster R-CNN detectors give regions with boxes instead of a grid.
+An encoder takes uint8 pixels and normalises them itself, on its own device.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+
+from models.regions import RegionTrunk
 
 __all__ = ["Encoder", "EncoderError", "build_encoder", "encoder_names", "load_imagenet_weights"]
 
@@ -70,6 +73,16 @@ class Encoder(nn.Module):
         grid: Tensor = self.trunk(normalised.contiguous(memory_format=torch.channels_last))
         return grid.flatten(2).transpose(1, 2)
 
+    @property
+    def boxes_in_features(self) -> bool:
+        """Whether regions are boxes, told by the last four numbers of their features."""
+        return isinstance(self.trunk, RegionTrunk)
+
+    @property
+    def traceable(self) -> bool:
+        """Whether its work is the same for every picture, so that it can be traced and exported."""
+        return not isinstance(self.trunk, RegionTrunk)
+
     def stages(self) -> list[nn.Module]:
         """Return the trunk as a chain of stages, from the picture to the grid.
 
@@ -84,6 +97,8 @@ class Encoder(nn.Module):
             return [nn.Sequential(parts.conv_stem, parts.bn1), *parts.blocks, head]
         if isinstance(trunk, nn.Sequential):
             return list(trunk)
+        if isinstance(trunk, RegionTrunk):
+            return [trunk]
         raise EncoderError(f"{self.name} cannot be cut into stages")
 
     def lower(self, pixels: Tensor, stages: int) -> Tensor:
@@ -109,7 +124,7 @@ class Encoder(nn.Module):
 
 def encoder_names() -> list[str]:
     """Every name :func:`build_encoder` knows: timm's, and torchvision's under ``torchvision/``."""
-    families = ("resnet", "vgg", "mobilenet", "efficientnet")
+    families = ("resnet", "vgg", "mobilenet", "efficientnet", "fasterrcnn")
     vision = [n for n in torchvision.models.list_models() if n.startswith(families)]
     return [*timm.list_models(), *(f"torchvision/{name}" for name in vision)]
 
@@ -135,21 +150,42 @@ def build_encoder(name: str) -> Encoder:
 
 
 def load_imagenet_weights(encoder: Encoder) -> None:
-    """Fill an encoder with ImageNet weights from an installed package, else by timm's own means.
+    """Fill an encoder with trained weights: ImageNet's, or COCO's for a detector.
+
+    They come from an installed package where the index has one, else torchvision or timm fetch
+    them by name, once.
 
     Raises:
-        EncoderError: No package carries them and they cannot be downloaded here.
+        EncoderError: No package carries them and they cannot be fetched here.
 
     """
     package = _WEIGHT_PACKAGES.get(encoder.name)
     if package is None:
-        raise EncoderError(f"no package of the index carries ImageNet weights for {encoder.name}")
+        encoder.trunk.load_state_dict(_fetched(encoder.name))
+        return
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise EncoderError(f"install {package.replace('_', '-')} for the weights of {encoder.name}")
     file = next(Path(spec.origin).parent.rglob("*.pth"))
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     encoder.trunk.load_state_dict(_renamed(theirs, encoder.trunk.state_dict()))
+
+
+def _fetched(name: str) -> dict[str, Tensor]:
+    """Trained weights of a trunk, by its library's own means."""
+    try:
+        if not name.startswith("torchvision/"):
+            model = timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
+            return dict(model.state_dict())
+        short = name.removeprefix("torchvision/")
+        weights = torchvision.models.get_model_weights(short).DEFAULT
+        theirs = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        return _torchvision_trunk(short, theirs).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EncoderError(
+            f"no package of the index carries weights for {name}, and fetching them failed: {first}"
+        ) from error
 
 
 def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,11 +201,18 @@ def _renamed(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[s
     return renamed
 
 
-def _torchvision_trunk(name: str) -> nn.Module:
-    try:
-        model = torchvision.models.get_model(name, weights=None)
-    except ValueError:
-        raise EncoderError(f"torchvision has no model called {name!r}") from None
+def _torchvision_trunk(name: str, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Trunk of a model, filled from weights of the whole model where they are given."""
+    if name not in torchvision.models.list_models():
+        raise EncoderError(f"torchvision has no model called {name!r}")
+    if name.startswith("fasterrcnn"):
+        regions = RegionTrunk(name)
+        if weights is not None:
+            regions.load_state_dict(weights)
+        return regions
+    model = torchvision.models.get_model(name, weights=None)
+    if weights is not None:
+        model.load_state_dict(weights)
     if hasattr(model, "features"):
         features: nn.Module = model.features
         return features

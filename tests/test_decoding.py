@@ -65,7 +65,7 @@ class ToyModel:
 )
 def test_forced_words_equal_enumeration(seed: int, forced: list[list[int]], alpha: float) -> None:
     model, longest = ToyModel(seed, images=2), 4
-    config = SearchConfig(BEGIN, END, 150, 2, max_length=longest + 1, length_penalty=alpha)
+    config = SearchConfig(BEGIN, END, 700, 2, max_length=longest + 1, length_penalty=alpha)
     found = constrained_search(model, model.state(), config, forced)
     for image, best in enumerate(found):
         scored = []

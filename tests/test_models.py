@@ -136,6 +136,12 @@ def test_words_say_probability_and_where_the_model_looked(captioner: Captioner):
     assert len({best.text, *(other.text for other in best.alternatives)}) > 1
 
 
+def test_a_picture_beside_longer_windows_keeps_its_own_grid(captioner: Captioner):
+    batch = [*clips(1), *clips(1, frames=4)]
+    for hypothesis, frames in zip(captioner.caption(batch), (1, 4), strict=True):
+        assert {word.attention.shape for word in hypothesis.words} == {(frames, 2, 2)}
+
+
 def test_no_caption_is_empty_or_holds_a_special_word(captioner: Captioner):
     for hypothesis in captioner.caption(clips(6), beam_size=3):
         for text in (hypothesis.text, *(other.text for other in hypothesis.alternatives)):

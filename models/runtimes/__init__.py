@@ -48,6 +48,10 @@ def _build(captioner: Captioner, name: str) -> Engine:
     encoder, decoder, device = captioner.encoder, captioner.decoder, captioner.device
     if name == "eager":
         return EagerEngine(encoder, decoder)
+    if not encoder.traceable:
+        raise RuntimeUnavailable(
+            f"{encoder.name} finds regions picture by picture, which runtime {name!r} cannot trace"
+        )
     if name == "cuda-graph":
         return CudaGraphEngine(encoder, decoder, device)
     if device.type != "cpu":
