@@ -40,12 +40,13 @@ def demo(
             }
         )
         code = watch(lambda: read_setup(config, None, sources, None), as_json=False, quiet=False)
-        print("\nread back from Redis:")
         quiet_reads = iter(range(2))
-        for event in follow(
-            server.url, since="1d", keep_going=lambda: next(quiet_reads, None) is not None
-        ):
-            print(event_line(event))
+        events = list(
+            follow(server.url, since="1d", keep_going=lambda: next(quiet_reads, None) is not None)
+        )
+    print("\nread back from Redis:" if events else "\nno rule fired, so Redis holds no event")
+    for event in events:
+        print(event_line(event))
     raise typer.Exit(code)
 
 

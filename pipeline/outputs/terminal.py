@@ -67,6 +67,9 @@ class TerminalView:
             self._live = self._make_live()
 
     def __enter__(self) -> TerminalView:
+        self._started_s = self._clock()  # what went before, such as loading, is no reading
+        for row in self._rows.values():
+            row.progress_at_s = self._started_s
         if self._live is not None:
             self._live.start()
         else:
