@@ -140,7 +140,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         compare_processor(given.video or full_hd_clip(Path(folder)))
-    measure_memory(given.cameras)
+    if given.cameras:
+        measure_memory(given.cameras)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Program:
     def __init__(self, folder: Path, cameras: int, servers: Sequence[RtspServer]) -> None:
         unsteady, steady = servers
         self._folder, self._port = folder, free_port()
-        self._live = {f"u{index}": unsteady.url(LIVE) for index in range(cameras)}
+        self._live = {f"soak{index}": unsteady.url(LIVE) for index in range(cameras)}
         self._live["steady"] = steady.url(LIVE)
         self._config = folder / "soak.yaml"
         self.write(with_recording=False)
@@ -109,7 +109,7 @@ class Program:
                 _add(sample, pid, kind)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
-        sample.segments = len(list(Path("/dev/shm").glob("ww*")))
+        sample.segments = len(_segments())
         sample.counts = self._counts()
         return sample
 
@@ -161,6 +161,12 @@ def _processes(root: int) -> Iterator[tuple[int, str]]:
             if parent in kinds and pid not in kinds:
                 kinds[pid] = "grabber" if kinds[parent] == "forkserver" else _kind(pid)
     yield from kinds.items()
+
+
+def _segments() -> set[Path]:
+    """Shared memory of this soak's cameras; another program beside it has other names."""
+    marks = ("wwsoak*", "wwsteady*", "wwrecordin*")
+    return {path for mark in marks for path in Path("/dev/shm").glob(mark)}
 
 
 def _kind(pid: int) -> str:
@@ -258,7 +264,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--cameras", type=int, default=5, help="on the server that fails")
     given = parser.parse_args()
-    before = set(Path("/dev/shm").glob("ww*"))
+    before = _segments()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         light_clip(folder, LIVE)
@@ -279,7 +285,7 @@ def main() -> None:
     settled = frames["unsampled"] + frames["skipped"] + given_up + frames["encoded"]
     print(f"exit code {code} (130: stopped by us); frames {frames}")
     print(f"books balance: {frames['grabbed'] == settled}")
-    print(f"shared memory left: {len(set(Path('/dev/shm').glob('ww*')) - before)} segments")
+    print(f"shared memory left: {len(_segments() - before)} segments")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pipeline.grab_messages import CaptureAccount, Delivered, Ended, Failed, Ope
 from pipeline.grabber_start import allow_descriptors, grabber_context, run_grabber
 from pipeline.messages import CameraEvent, FrameRef
 from pipeline.slots import FrameSlots, SlotLayout
+from pipeline.sources import SourceKind
 from pipeline.staleness import is_stale, patience_s, waits_for_us
 
 __all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState"]
@@ -352,6 +353,11 @@ class Capture:
         return CameraFeed(spec, self._square_pixels, slots)
 
     def _install(self, feed: CameraFeed) -> None:
+        if feed.spec.source.kind is SourceKind.RTSP and feed.spec.capture.transport == "udp":
+            log.warning(
+                "camera %s: over UDP lost packets show as damaged pictures; prefer transport: tcp",
+                feed.spec.name,
+            )
         self._by_segment = {**self._by_segment, feed.slots.layout.segment: feed}
         self._feeds = {**self._feeds, feed.spec.name: feed}
         self.finished.clear()

@@ -196,6 +196,14 @@ def test_a_starved_grabber_is_given_ever_more_time_to_open_and_a_working_one_non
         feed.slots.unlink()
 
 
+def test_udp_is_pointed_out(caplog: pytest.LogCaptureFixture):
+    source = parse_source("rtsp://127.0.0.1:1/x")
+    udp = CameraSpec("radio", source, CaptureConfig(transport="udp"))
+    run = Run(udp, CameraSpec("wire", source))
+    run.capture.close()
+    assert ["radio" in message for message in caplog.messages] == [True]
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("policy", list(Overflow))
 def test_a_live_camera_keeps_to_the_named_policy_when_nobody_takes(policy: Overflow):
