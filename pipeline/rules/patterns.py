@@ -59,9 +59,41 @@ class _Form:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """A place in the pattern that any of several words or phrases can fill."""
+    """A place in the pattern that any of several words or phrases can fill.
+
+    Single words, which are nearly all, lie in sets: ``person`` stands for dozens of them.
+    """
 
     alternatives: tuple[tuple[_Form, ...], ...]
+    lemmas: frozenset[str]
+    exact: frozenset[str]
+    phrases: tuple[tuple[_Form, ...], ...]
+
+    @classmethod
+    def of(cls, alternatives: tuple[tuple[_Form, ...], ...]) -> _Words:
+        """Sort alternatives by how they are looked up."""
+        single = [phrase[0] for phrase in alternatives if len(phrase) == 1]
+        return cls(
+            alternatives,
+            lemmas=frozenset(form.value for form in single if not form.exact),
+            exact=frozenset(form.value for form in single if form.exact),
+            phrases=tuple(phrase for phrase in alternatives if len(phrase) > 1),
+        )
+
+    def ends(self, tokens: Sequence[Token], at: int) -> Iterator[int]:
+        """Token after each alternative that stands at token ``at``, each once, nearest first."""
+        if at >= len(tokens):
+            return
+        token = tokens[at]
+        if token.form in self.exact or not self.lemmas.isdisjoint(token.lemmas):
+            yield at + 1
+        lengths = {
+            len(phrase)
+            for phrase in self.phrases
+            if at + len(phrase) <= len(tokens)
+            and all(form.fits(tokens[at + place]) for place, form in enumerate(phrase))
+        }
+        yield from (at + length for length in sorted(lengths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +110,9 @@ class _Count:
 _Part = _Words | _Gap | _Count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pattern:
-    """A compiled keyword; ``text`` is how the rules file wrote it."""
+    """A compiled keyword; ``text`` is how the rules file wrote it. Compared by identity."""
 
     text: str
     parts: tuple[_Part, ...]
@@ -89,7 +121,7 @@ class Pattern:
 
     def starts(self) -> frozenset[str] | None:
         """Lemmas or forms a match can begin with, or None when any word may begin it."""
-        if self.near or not isinstance(self.parts[0], _Words):
+        if not isinstance(self.parts[0], _Words):
             return None
         return frozenset(phrase[0].value for phrase in self.parts[0].alternatives)
 
@@ -151,7 +183,7 @@ def _parts(side: str, text: str, lexicon: Lexicon) -> tuple[_Part, ...]:
         raise PatternError("an empty keyword matches nothing; write a word or remove it")
     whole = lexicon.expand(side)
     if len(words) > 1 and len(whole) > 1:  # the phrase itself is a term of the lexicon
-        return (_Words(_phrases(whole, text)),)
+        return (_Words.of(_phrases(whole, text)),)
     parts: list[_Part] = []
     for word in words:
         parts.extend(_part(word, text, lexicon))
@@ -172,7 +204,7 @@ def _part(word: str, text: str, lexicon: Lexicon) -> list[_Part]:
     if count:
         return [_Count(int(count[1])), _Gap(0, _ADJECTIVES)]
     terms = [term for option in word.split("|") for term in lexicon.expand(option)]
-    return [_Words(_phrases(tuple(terms), text))]
+    return [_Words.of(_phrases(tuple(terms), text))]
 
 
 def _phrases(terms: tuple[str, ...], text: str) -> tuple[tuple[_Form, ...], ...]:
@@ -227,9 +259,4 @@ def _after(part: _Part, tokens: Sequence[Token], at: int) -> Iterator[int]:
         if found is not None and found[0] >= part.at_least:
             yield found[1]
     else:
-        for phrase in part.alternatives:
-            end = at + len(phrase)
-            if end <= len(tokens) and all(
-                form.fits(token) for form, token in zip(phrase, tokens[at:end], strict=True)
-            ):
-                yield end
+        yield from part.ends(tokens, at)
