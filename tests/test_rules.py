@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ def caption(text: str, time_s: float, *, live: bool = False, camera: str = "lobb
     return Caption(stamp, text, 0.0)
 
 
+@lru_cache
+def shipped() -> RuleSet:
+    return load_rules(CONFIGS / "rules.yaml")
+
+
 def states(alerts: list[Alert]) -> list[AlertState]:
     return [alert.state for alert in alerts]
 
@@ -72,6 +78,50 @@ def test_shipped_rules_pass_their_own_examples(name: str) -> None:
     rules = load_rules(CONFIGS / name)
     assert all(rule.spec.examples.fires and rule.spec.examples.silent for rule in rules.rules)
     assert check_examples(rules) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "seconds", "hour", "fires"),
+    [
+        ("package_alone", "a suitcase stands on the platform", 40, 12, True),
+        ("package_alone", "a suitcase stands on the platform", 20, 12, False),
+        ("package_alone", "a man and a suitcase on the platform", 40, 12, False),
+        ("loitering", "a person standing near a door", 70, 12, True),
+        ("loitering", "a person standing near a door", 40, 12, False),
+        ("intrusion_night", "a man climbs over the fence", 1, 23, True),
+        ("intrusion_night", "a man climbs over the fence", 1, 12, False),
+        ("person_at_night", "a man walks through the hall", 5, 23, True),
+        ("person_at_night", "a man walks through the hall", 1, 23, False),
+    ],
+)
+def test_shipped_rules_of_time_and_place(
+    rule: str, text: str, seconds: int, hour: int, fires: bool
+) -> None:
+    night = timedelta(hours=hour - START.hour)
+    seen = [caption(text, second) for second in range(0, seconds, 1)]
+    moved = [
+        replace(c, stamp=replace(c.stamp, captured_at=c.stamp.captured_at + night)) for c in seen
+    ]
+    engine = RuleEngine(shipped(), groups={"closed_at_night": ["lobby"]})
+    alerts = [alert.rule for c in moved for alert in engine.process(c)]
+    assert (rule in alerts) is fires
+
+
+EVERYDAY = [
+    "a dog runs over grass", "two toddlers wrestle on a couch", "a boy punches a punching bag",
+    "a person does a flip trick on a bike", "a girl climbs a rock wall",
+    "cheerleaders throw a girl",
+    "a surfer crashes into a wave", "a crowd with their hands in the air", "a man juggles fire",
+    "players struggle for the ball", "a batter swings his bat",
+    "a woman pushes a child on a swing",
+    "a girl sits on a blown up pool toy", "a man watches his shot", "a dog fights another dog",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", EVERYDAY)
+def test_hazard_rules_keep_silent_on_everyday_captions(text: str) -> None:
+    noon = [alert for alert in replay([caption(text, 0)], shipped()) if alert.severity != "info"]
+    assert [(alert.rule, alert.keywords[0].keyword) for alert in noon] == []
 
 
 def test_a_wrong_example_is_reported() -> None:
