@@ -104,6 +104,13 @@ def test_bad_keywords_are_refused(text: str) -> None:
         compile_pattern(text, LEXICON)
 
 
+def test_of_keywords_on_the_same_words_the_first_is_named() -> None:
+    for keywords in (["shot", "shoot"], ["shoot", "shot"]):
+        rule = RuleSpec.model_validate({"name": "x", "keywords": keywords})
+        (hit,) = TextMatcher(rule, LEXICON).match("a man shot him").hits
+        assert hit.keyword == keywords[0]
+
+
 @given(st.text(max_size=60))
 def test_tokens_lie_where_they_say(text: str) -> None:
     for token in tokenise(text):

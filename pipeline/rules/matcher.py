@@ -11,7 +11,7 @@ import re2
 
 from pipeline.rules.lexicon import Lexicon
 from pipeline.rules.negation import negation_of
-from pipeline.rules.patterns import Pattern, TokenSpan, compile_pattern
+from pipeline.rules.patterns import TokenSpan, compile_pattern
 from pipeline.rules.schema import RuleSpec
 from pipeline.rules.tokens import Token, tokenise
 
@@ -38,24 +38,24 @@ class PatternIndex:
     """Patterns found by the word they begin with, so that most cost nothing."""
 
     def __init__(self, keywords: Iterable[str], lexicon: Lexicon) -> None:
-        self._by_start: dict[str, list[Pattern]] = {}
-        self._anywhere: list[Pattern] = []
-        for keyword in keywords:
-            self._add(compile_pattern(keyword, lexicon))
-
-    def _add(self, pattern: Pattern) -> None:
-        starts = pattern.starts()
-        if starts is None:
-            self._anywhere.append(pattern)
-            return
-        for start in starts:
-            self._by_start.setdefault(start, []).append(pattern)
+        self._patterns = [compile_pattern(keyword, lexicon) for keyword in keywords]
+        self._by_start: dict[str, list[int]] = {}
+        self._anywhere: list[int] = []
+        for number, pattern in enumerate(self._patterns):
+            starts = pattern.starts()
+            if starts is None:
+                self._anywhere.append(number)
+            for start in starts or ():
+                self._by_start.setdefault(start, []).append(number)
 
     def find(self, tokens: Sequence[Token]) -> Iterator[tuple[str, TokenSpan]]:
-        """Every keyword at every place where it matches, from left to right."""
+        """Every keyword at every place where it matches: by place, then in the rule's order."""
         for begin, token in enumerate(tokens):
-            found = [p for lemma in token.lemmas for p in self._by_start.get(lemma, ())]
-            for pattern in dict.fromkeys(found + self._anywhere):
+            numbers = set(self._anywhere)
+            for lemma in token.lemmas:
+                numbers.update(self._by_start.get(lemma, ()))
+            for number in sorted(numbers):  # a set of words has no order that a replay would keep
+                pattern = self._patterns[number]
                 span = pattern.match_at(tokens, begin)
                 if span is not None:
                     yield pattern.text, span
