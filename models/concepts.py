@@ -15,7 +15,7 @@ from simplemma import is_known, lemmatize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConceptHead", "concept_lemma"]
+__all__ = ["ConceptHead", "HazardReadout", "concept_lemma", "pooled_features"]
 
 # What simplemma's English dictionary gets wrong among the words of captions, and nouns in -ing.
 _NOUNS = (
@@ -107,3 +107,50 @@ class ConceptHead(nn.Module):
         if self.training:
             seen = seen * (torch.rand_like(seen) >= self.motion_dropout)
         return moved, seen[:, None, None]
+
+
+class HazardReadout(nn.Module):
+    """Regularised linear read-out of hazards: fitted in one go, never trained by gradients.
+
+    Hazards stand in few scenes, and what learns by gradients learns the scenes. This reads three
+    things, and L2 keeps it humble: the strongest answer of each feature anywhere in the window
+    (a small flame), its mean, and, where there are two frames or more, its mean change. A picture
+    has no motion: that part is left out and its place is taken by nothing, offset included.
+    """
+
+    strongest: Tensor
+    mean: Tensor
+    offset: Tensor
+    motion: Tensor
+    motion_offset: Tensor
+
+    def __init__(self, feature_size: int, hazards: int) -> None:
+        super().__init__()
+        for name in ("strongest", "mean", "motion"):
+            self.register_buffer(name, torch.zeros(hazards, feature_size))
+        for name in ("offset", "motion_offset"):
+            self.register_buffer(name, torch.zeros(hazards))
+
+    def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        """Return the probability of each hazard, (N, H), from (N, T, R, D) features."""
+        strongest, mean, motion, moves = pooled_features(features, frame_mask)
+        logits = strongest @ self.strongest.T + mean @ self.mean.T + self.offset
+        change = motion @ self.motion.T + self.motion_offset
+        return torch.sigmoid(logits + change * moves.unsqueeze(1))
+
+
+def pooled_features(features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Maximum, mean and mean absolute change of (N, T, R, D) features, each (N, D).
+
+    The fourth, (N,), is 1 where there are two neighbouring frames, and so a change, else 0.
+    """
+    features = features.float()
+    exists = frame_mask[:, :, None, None]
+    strongest = features.masked_fill(~exists, float("-inf")).amax((1, 2))
+    share = exists / (frame_mask.sum(1) * features.shape[2])[:, None, None, None]
+    mean = (features * share).sum((1, 2))
+    both = (frame_mask[:, 1:] & frame_mask[:, :-1])[:, :, None, None]
+    steps = (features[:, 1:] - features[:, :-1]).abs() * both
+    count = both.sum((1, 2, 3))
+    motion = steps.mean(2).sum(1) / count.clamp_min(1)[:, None]
+    return strongest, mean, motion, (count > 0).to(features.dtype)

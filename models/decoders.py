@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.cells import build_cell
-from models.concepts import ConceptHead
+from models.concepts import ConceptHead, HazardReadout
 from models.fusion import CellStep, FusionSizes, Memory, TimeEncoding, build_fusion
 from models.latent import CaptionLatent
 
@@ -22,7 +22,8 @@ class DecoderConfig:
 
     ``attention`` names a fusion (:data:`models.fusion.FUSIONS`), ``gate`` lets it damp what it
     sees, ``cell`` names the recurrence (:data:`models.cells.CELLS`); ``concept_count`` 0 leaves
-    the concept head out, ``latent_size`` 0 the latent.
+    the concept head out, ``latent_size`` 0 the latent, and ``hazard_count`` is how many concepts,
+    the first ones, are told by a :class:`~models.concepts.HazardReadout` instead.
     """
 
     vocabulary_size: int
@@ -39,6 +40,7 @@ class DecoderConfig:
     cell: str = "lstm"
     gate: bool = True
     latent_size: int = 0
+    hazard_count: int = 0
 
 
 class DecoderState(NamedTuple):
@@ -89,14 +91,24 @@ class Decoder(nn.Module):
         self.latent: CaptionLatent | None = None
         if config.latent_size:
             self.latent = CaptionLatent(config.value_size, config.word_size, config.latent_size)
+        self.readout: HazardReadout | None = None
+        if config.hazard_count:
+            self.readout = HazardReadout(config.feature_size, config.hazard_count)
 
-    def memory(self, features: Tensor, frame_mask: Tensor) -> Memory:
+    def attach(self, readout: HazardReadout) -> None:
+        """Let a fitted read-out tell the first concepts from now on."""
+        self.readout = readout
+        self.config = replace(self.config, hazard_count=len(readout.offset))
+
+    def memory(self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None) -> Memory:
         """Prepare (N, T, R, D) features for decoding; a latent stands at its prior's mean.
 
         Args:
             features: Oldest frame first; frames that do not exist come *first* (left padding),
                 so that the newest frame is always the last.
             frame_mask: (N, T), True where the frame exists.
+            hazards: (N, H) probabilities to go by instead of the read-out's own; for training,
+                where those of scenes the read-out was fitted on are too good to be true.
 
         """
         count, frames, regions, _ = features.shape
@@ -106,13 +118,27 @@ class Decoder(nn.Module):
         mask = frame_mask.unsqueeze(-1).expand(count, frames, regions).reshape(count, -1)
         weight = mask.to(values.dtype).unsqueeze(-1)
         pooled = (values * weight).sum(1) / weight.sum(1)
-        concepts, condition = self._condition(features, frame_mask)
+        concepts, condition = self._condition(features, frame_mask, hazards)
         if self.latent is not None:
             condition = condition + self.latent.word(self.latent.prior(pooled).mean)
         keys = values[..., :0] if self.key is None else self.key(values)
         return Memory(values, keys, mask, pooled, concepts, condition)
 
-    def _condition(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def concept_probabilities(
+        self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None
+    ) -> Tensor:
+        """Probability of each concept (N, W); hazards come first, from the read-out if any."""
+        assert self.concepts is not None
+        concepts: Tensor = self.concepts(features, frame_mask)
+        if hazards is None and self.readout is not None:
+            hazards = self.readout(features, frame_mask)
+        if hazards is None:
+            return concepts
+        return torch.cat((hazards.to(concepts.dtype), concepts[:, hazards.shape[1] :]), 1)
+
+    def _condition(
+        self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Concept probabilities (N, W), and what they add to each word read (N, E).
 
         The decoder learns to use the probabilities and never to bend them: no gradient flows
@@ -121,7 +147,7 @@ class Decoder(nn.Module):
         if self.concepts is None:
             none = features.new_zeros((len(features), 0))
             return none, features.new_zeros((len(features), self.config.word_size))
-        concepts = self.concepts(features, frame_mask)
+        concepts = self.concept_probabilities(features, frame_mask, hazards)
         return concepts, self.condition(self.concept_dropout(concepts.detach()))
 
     def with_latents(self, memory: Memory, latents: Tensor) -> Memory:

@@ -20,7 +20,7 @@ pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 from models import Decoding
 from models.captioner import Captioner
 from models.checkpoint import load_checkpoint
-from models.concepts import ConceptHead, concept_lemma
+from models.concepts import ConceptHead, HazardReadout, concept_lemma, pooled_features
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder
 from models.evaluate import observe
@@ -31,8 +31,9 @@ from models.training.concepts import ConceptLabels, concept_loss, concept_words
 from models.training.corruptions import CORRUPTIONS, augmented, corrupt
 from models.training.data import batches, caption_tensor
 from models.training.features import FeatureCache
-from models.training.loop import Trainer, TrainingConfig
+from models.training.loop import Phase, Trainer, TrainingConfig
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
+from models.training.readout import fit_readout, readout_samples
 from models.training.sources import DataError, Sample, read_pictures, read_samples
 from models.training.tuning import TUNINGS, plain_state
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
@@ -62,6 +63,8 @@ CONFIG = TrainingConfig(
     views=2,
     concept_min_count=1,
     average_decay=0.5,
+    readout=True,
+    tuning_epochs=1,
 )
 
 
@@ -102,17 +105,20 @@ def weights(of: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in of.average.module.state_dict().items()}
 
 
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("killed_in", [2, 4])
+def test_a_resumed_run_equals_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int
+):
     whole = trainer(tmp_path / "whole", monkeypatch)
     whole.run()
     broken = trainer(tmp_path / "broken", monkeypatch)
     epoch = Trainer._epoch
 
-    def killed(self: Trainer, self_critical: bool) -> float:
-        if self.epoch == 2:
+    def killed(self: Trainer, phase: Phase) -> float:
+        if self.epoch == killed_in:
             torch.rand(7)  # the kill comes in the middle, after some randomness was used
             raise KeyboardInterrupt
-        return epoch(self, self_critical)
+        return epoch(self, phase)
 
     monkeypatch.setattr(Trainer, "_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -120,7 +126,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Trainer, "_epoch", epoch)
     resumed = trainer(tmp_path / "broken", monkeypatch)
     resumed.run()
-    assert resumed.epoch == whole.epoch == 4
+    assert resumed.epoch == whole.epoch == 5
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name]), name
 
@@ -128,7 +134,9 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytes
 def test_the_seed_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        one = trainer(tmp_path / name, monkeypatch, replace(CONFIG, seed=seed, epochs=1))
+        one = trainer(
+            tmp_path / name, monkeypatch, replace(CONFIG, seed=seed, epochs=1, readout=False)
+        )
         one.run()
         runs.append(weights(one)["decoder.output.weight"])
     assert torch.equal(runs[0], runs[1])
@@ -283,7 +291,9 @@ def test_no_model_code_imports_pickle():
 def test_the_upper_encoder_learns_and_the_lower_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    one = trainer(tmp_path, monkeypatch, replace(CONFIG, epochs=1, self_critical_epochs=0))
+    one = trainer(
+        tmp_path, monkeypatch, replace(CONFIG, epochs=1, tuning_epochs=0, self_critical_epochs=0)
+    )
     stages = one.encoder.stages()
     before = [[p.clone() for p in stage.parameters()] for stage in stages]
     one.run()
@@ -525,3 +535,67 @@ def test_a_latent_is_trained_and_served(tmp_path: Path, monkeypatch: pytest.Monk
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     found = served.caption([picture], decoding=Decoding(latent_samples=4, min_words=1))
     assert found[0].text
+
+
+def hazard_samples(count: int) -> list[Sample]:
+    """Clips, every other one with a fight, each a scene of its own."""
+    return [
+        Sample(f"a/clips/{n}", "yard", "train", f"scene {n}", ("x",), ("fight",) * (n % 2))
+        for n in range(count)
+    ]
+
+
+def test_the_readout_learns_what_moves_and_does_not_learn_scenes_by_heart():
+    noise = torch.Generator().manual_seed(0)
+    pictures: dict[str, torch.Tensor] = {}
+
+    def regions(sample: Sample, view: int) -> torch.Tensor:
+        key = f"{sample.key}/{view}"
+        if key not in pictures:
+            frames = torch.randn(1, 4, 30, generator=noise).repeat(3, 1, 1)
+            if sample.hazards:
+                frames[1, :, 3] += 1.0  # a fight is a change of the fourth feature
+            pictures[key] = frames + 0.01 * torch.randn(3, 4, 30, generator=noise)
+        return pictures[key]
+
+    samples = hazard_samples(80)
+    readout = HazardReadout(30, 6)
+    held_out = fit_readout(readout, samples, regions)
+    fight = 2
+    said = torch.stack([held_out[sample.key][fight] for sample in samples])
+    true = torch.tensor([bool(sample.hazards) for sample in samples])
+    assert ((said > 0.5) == true).float().mean() > 0.9
+    new = [regions(sample, 7) for sample in hazard_samples(40)]
+    probabilities = readout(torch.stack(new), torch.ones(40, 3, dtype=torch.bool))[:, fight]
+    assert ((probabilities > 0.5) == true[:40]).float().mean() > 0.9
+
+
+def test_out_of_fold_probabilities_of_noise_promise_nothing():
+    noise = torch.Generator().manual_seed(1)
+    samples = hazard_samples(60)
+    held_out = fit_readout(
+        HazardReadout(40, 6), samples, lambda s, v: torch.randn(1, 4, 40, generator=noise)
+    )
+    said = torch.stack([held_out[sample.key][2] for sample in samples])
+    assert (said - 0.5).abs().max() < 0.3
+
+
+def test_pooling_leaves_out_what_does_not_exist():
+    features = torch.randn(2, 3, 4, 6)
+    padded = torch.cat((torch.randn(2, 2, 4, 6) * 100, features), 1)
+    mask = torch.tensor([[False, False, True, True, True]] * 2)
+    whole = torch.ones(2, 3, dtype=torch.bool)
+    for one, other in zip(
+        pooled_features(padded, mask), pooled_features(features, whole), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    *_, motion, moves = pooled_features(features[:, :1], whole[:, :1])
+    assert not motion.any()
+    assert not moves.any()
+
+
+def test_the_readout_is_fitted_beside_quiet_company():
+    samples = [*hazard_samples(3), *(replace(s, hazards=None) for s in hazard_samples(9))]
+    chosen = readout_samples(samples, 4, seed=1)
+    assert len(chosen) == 7
+    assert chosen[:3] == samples[:3]

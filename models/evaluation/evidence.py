@@ -50,10 +50,10 @@ class EvidenceScore:
 
 
 def score_evidence(
-    cases: Sequence[EvidenceCase], hazards: Sequence[str], seed: int = 0
+    cases: Sequence[EvidenceCase], hazards: Sequence[str], seed: int = 0, rounds: int = 500
 ) -> dict[str, EvidenceScore]:
-    """Score the evidence of each hazard."""
-    return {hazard: _score(cases, hazard, random.Random(seed)) for hazard in hazards}
+    """Score the evidence of each hazard; ``rounds`` of the bootstrap, 0 for no interval."""
+    return {hazard: _score(cases, hazard, random.Random(seed), rounds) for hazard in hazards}
 
 
 def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> float:
@@ -64,14 +64,16 @@ def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool]) 
     return float(sum(gaps))
 
 
-def _score(cases: Sequence[EvidenceCase], hazard: str, order: random.Random) -> EvidenceScore:
+def _score(
+    cases: Sequence[EvidenceCase], hazard: str, order: random.Random, rounds: int
+) -> EvidenceScore:
     known = [case for case in cases if case.visible(hazard) is not None]
     outcomes = [case.visible(hazard) is True for case in known]
     return EvidenceScore(
         visible=sum(outcomes),
         absent=len(outcomes) - sum(outcomes),
         auc=_auc_within(known, hazard),
-        interval=_interval(known, hazard, order),
+        interval=_interval(known, hazard, order, rounds) if rounds else None,
         auc_by_source={
             source: auc
             for source, group in sorted(_by(known, "source").items())
@@ -98,7 +100,7 @@ def _wins(yes: NDArray[np.float64], no: NDArray[np.float64]) -> float:
 
 
 def _interval(
-    cases: Sequence[EvidenceCase], hazard: str, order: random.Random, rounds: int = 500
+    cases: Sequence[EvidenceCase], hazard: str, order: random.Random, rounds: int
 ) -> tuple[float, float] | None:
     """Bootstrap of whole scenes: frames of one scene are no independent evidence."""
     scenes = list(_by(cases, "scene").values())

@@ -15,7 +15,7 @@ from models.training.sources import Sample
 from models.vocabulary import tokenize
 from models.wording import FORBIDDEN_WORDS
 
-__all__ = ["HAZARD_CONCEPTS", "ConceptLabels", "concept_loss", "concept_words"]
+__all__ = ["HAZARD_CONCEPTS", "ConceptLabels", "concept_loss", "concept_words", "hazard_labels"]
 
 HAZARD_CONCEPTS = tuple(HAZARD_WORDS)
 """Concepts that are labelled by what is visible and not only by what a caption names."""
@@ -69,6 +69,11 @@ class ConceptLabels:
             target[at] = float(visible is True)
             weight[at] = 0.0 if visible is None else self._hazard_weight
         return target, weight
+
+
+def hazard_labels(sample: Sample) -> dict[str, bool | None]:
+    """Whether each hazard is visible; None where neither label nor words tell."""
+    return {hazard: _visible(sample, hazard) for hazard in HAZARD_CONCEPTS}
 
 
 def _visible(sample: Sample, hazard: str) -> bool | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,20 @@ from tqdm import tqdm
 
 from models.captioner import Captioner
 from models.checkpoint import save_checkpoint
+from models.concepts import HazardReadout
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder, load_imagenet_weights
 from models.fusion import Memory
-from models.training.concepts import ConceptLabels, concept_loss, concept_words
+from models.training.concepts import (
+    HAZARD_CONCEPTS,
+    ConceptLabels,
+    concept_loss,
+    concept_words,
+)
 from models.training.data import TrainingBatch, batches, caption_tensor, maps_of
 from models.training.features import CacheSettings, FeatureCache
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
+from models.training.readout import OutOfFold, fit_readout, readout_samples
 from models.training.sources import Sample
 from models.training.tuning import plain_state, tune
 from models.training.variational import kl_weight, variational_loss
@@ -66,6 +75,14 @@ class TrainingConfig:
     concept_loss_weight: float = 0.1
     hazard_weight: float = 5.0
     average_decay: float = 0.998
+    tuning_epochs: int = 0
+    """Cross-entropy epochs of the decoder alone, after the hazard read-out has been fitted."""
+    tuning_learning_rate: float = 3e-4
+    readout: bool = False
+    encoder_blend: float = 1.0
+    """Share of the fine-tuned upper encoder in what is kept; the rest is the starting weights."""
+    readout_company: int = 1500
+    """How many pictures without labelled hazards the read-out is fitted on beside the others."""
     repeats: Mapping[str, int] = field(default_factory=dict)
     """How often an epoch shows a data set, by its name; once where it is not named."""
     validate_on: str = "flickr8k"
@@ -76,6 +93,15 @@ class TrainingConfig:
         return CacheSettings(
             self.encoder, self.frozen_stages, self.input_size, self.frames_per_clip, self.views
         )
+
+
+class Phase(Enum):
+    """What an epoch trains, and on what."""
+
+    JOINT = "decoder, concepts and upper encoder, cross-entropy"
+    TUNING = "decoder alone, cross-entropy, by the fitted hazard read-out"
+    SELF_CRITICAL = "decoder alone, rewards"
+    OVER = "nothing: the training is over"
 
 
 class CaptionerTraining(nn.Module):
@@ -142,16 +168,18 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.progress = 0.0
+        self.out_of_fold: OutOfFold = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
         """Train from where the folder's state stands to the last epoch, then save."""
         self._resume()
         writer = SummaryWriter(str(self.folder / "tensorboard"))
-        total = self.config.epochs + self.config.self_critical_epochs
-        while self.epoch < total:
-            self_critical = self.epoch >= self.config.epochs
-            mean = self._epoch(self_critical)
+        while (phase := self._phase()) is not Phase.OVER:
+            if self.config.readout and not self.out_of_fold and phase is not Phase.JOINT:
+                self._fit_readout()
+            mean = self._epoch(phase)
+            self_critical = phase is Phase.SELF_CRITICAL
             writer.add_scalar("reward" if self_critical else "train/loss", mean, self.epoch)
             loss = self.validate()
             writer.add_scalar("val/loss", loss, self.epoch)
@@ -194,6 +222,65 @@ class Trainer:
             total += float(cross_entropy(logits, tokens, 0.0))
         return total / max(1, len(chunks))
 
+    def _phase(self) -> Phase:
+        config = self.config
+        for phase, epochs in (
+            (Phase.JOINT, config.epochs),
+            (Phase.TUNING, config.epochs + config.tuning_epochs),
+            (
+                Phase.SELF_CRITICAL,
+                config.epochs + config.tuning_epochs + config.self_critical_epochs,
+            ),
+        ):
+            if self.epoch < epochs:
+                return phase
+        return Phase.OVER
+
+    def _fit_readout(self) -> None:
+        """Fit on the features of the averaged encoder, blended with the one it started from.
+
+        What lies between the two knows less of the training scenes and more of new ones (Wortsman
+        et al. 2022, Robust fine-tuning of zero-shot models). It is used from here on.
+        """
+        averaged = self._averaged().eval()
+        start = nn.ModuleList(self._encoder().stages()[self.config.frozen_stages :])
+        share = self.config.encoder_blend
+        with torch.no_grad():
+            tuned = dict(averaged.upper.named_parameters())  # low-rank additions have other names
+            for name, theirs in start.named_parameters():
+                if name in tuned:
+                    tuned[name].lerp_(theirs.to(self.device), 1 - share)
+        self.model.load_state_dict(averaged.state_dict())
+
+        @torch.inference_mode()
+        def regions(sample: Sample, view: int) -> Tensor:
+            return averaged.regions(maps_of([sample], self.cache, [view]).to(self.device))[0]
+
+        chosen = readout_samples(self.train, self.config.readout_company, self.config.seed)
+        fitted = HazardReadout(self.encoder.feature_size, len(HAZARD_CONCEPTS))
+        self.out_of_fold = fit_readout(fitted, chosen, regions)
+        self._attach(fitted)
+        log.info("read-out fitted on %d samples", len(chosen))
+
+    def _attach(self, readout: HazardReadout) -> None:
+        for decoder in (self.model.decoder, self._averaged().decoder):
+            decoder.attach(copy.deepcopy(readout).to(self.device))
+
+    def _hazards(self, batch: TrainingBatch, regions: Tensor, mask: Tensor) -> Tensor | None:
+        """Probabilities for the decoder to go by: out of fold where the read-out knows the scene.
+
+        Pictures that it was not fitted on are new to it anyway.
+        """
+        readout = self.model.decoder.readout
+        if readout is None or not self.out_of_fold:
+            return None
+        with torch.no_grad():
+            hazards: Tensor = readout(regions, mask)
+        for row, sample in enumerate(batch.samples):
+            if sample.key in self.out_of_fold:
+                hazards[row] = self.out_of_fold[sample.key].to(hazards)
+        return hazards
+
     def _averaged(self) -> CaptionerTraining:
         module = self.average.module
         assert isinstance(module, CaptionerTraining)
@@ -227,7 +314,7 @@ class Trainer:
     def _encoder_share(self) -> float:
         return self.config.encoder_learning_rate / self.config.learning_rate
 
-    def _epoch(self, self_critical: bool) -> float:
+    def _epoch(self, phase: Phase) -> float:
         config = self.config
         seed = config.seed * 1000 + self.epoch
         torch.manual_seed(seed)
@@ -235,7 +322,7 @@ class Trainer:
             sample for sample in self.train for _ in range(config.repeats.get(sample.data_set, 1))
         ]
         order = random.Random(seed)
-        reward = self._reward() if self_critical else None
+        reward = self._reward() if phase is Phase.SELF_CRITICAL else None
         self.model.train()
         total, count = 0.0, 0
         planned = len(repeated) // config.batch_clips
@@ -248,26 +335,52 @@ class Trainer:
         for batch in progress:
             self.progress = self.epoch + count / max(1, planned)
             self._set_learning_rate(count / max(1, planned))
-            value = self._step(batch, reward)
+            value = (
+                self._joint_step(batch)
+                if phase is Phase.JOINT
+                else self._decoder_step(batch, reward)
+            )
             total, count = total + value, count + 1
             if count % 50 == 0:
                 progress.set_postfix(mean=f"{total / count:.3f}")
         return total / max(1, count)
 
-    def _step(self, batch: TrainingBatch, reward: CiderReward | None) -> float:
+    def _joint_step(self, batch: TrainingBatch) -> float:
         maps, mask = batch.maps.to(self.device), batch.mask.to(self.device)
-        if reward is not None:
-            return self._self_critical_step(maps, mask, batch, reward)
-        memory = self.model.memory(maps, mask)
-        target, weight = self.labels(batch.samples)
-        concepts = concept_loss(memory.concepts, target.to(self.device), weight.to(self.device))
-        tokens = batch.tokens.to(self.device)
-        captions = self._caption_loss(memory, tokens)
-        self._update(captions + self.config.concept_loss_weight * concepts)
+        regions = self.model.regions(maps)
+        memory = self.model.decoder.memory(regions, mask)
+        captions = self._caption_loss(memory, batch)
+        self._update(captions + self._concept_loss(regions, mask, batch))
         return float(captions.detach())
 
-    def _caption_loss(self, memory: Memory, tokens: Tensor) -> Tensor:
+    def _decoder_step(self, batch: TrainingBatch, reward: CiderReward | None) -> float:
+        """Decoder and concepts learn: what the encoder sees is not the rewards' to bend."""
+        mask = batch.mask.to(self.device)
+        with torch.no_grad():
+            regions = self.model.regions(batch.maps.to(self.device))
+        memory = self.model.decoder.memory(regions, mask, self._hazards(batch, regions, mask))
+        if reward is None:
+            captions = self._caption_loss(memory, batch)
+            loss = captions + self._concept_loss(regions, mask, batch)
+            value = float(captions.detach())
+        else:
+            references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
+            with self._fast():
+                loss, value = self_critical_loss(self.model.decoder, memory, references, reward)
+        self._update(loss)
+        return value
+
+    def _concept_loss(self, regions: Tensor, mask: Tensor, batch: TrainingBatch) -> Tensor:
+        """Weighted loss of the noisy-OR head itself, whatever a read-out says in its place."""
+        head = self.model.decoder.concepts
+        assert head is not None  # hazards at least are always concepts
+        target, weight = self.labels(batch.samples)
+        loss = concept_loss(head(regions, mask), target.to(self.device), weight.to(self.device))
+        return self.config.concept_loss_weight * loss
+
+    def _caption_loss(self, memory: Memory, batch: TrainingBatch) -> Tensor:
         """Cross-entropy in nats a word; with a latent, the evidence bound."""
+        tokens = batch.tokens.to(self.device)
         config, decoder = self.config, self.model.decoder
         with self._fast():
             if decoder.latent is not None:
@@ -275,19 +388,6 @@ class Trainer:
                 return variational_loss(decoder, memory, tokens, config.label_smoothing, weight)[0]
             logits, _ = decoder(memory, tokens)
         return cross_entropy(logits.float(), tokens, config.label_smoothing)
-
-    def _self_critical_step(
-        self, maps: Tensor, mask: Tensor, batch: TrainingBatch, reward: CiderReward
-    ) -> float:
-        """Only the decoder learns from rewards: what the encoder sees is not theirs to bend."""
-        references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
-        with torch.no_grad():
-            regions = self.model.regions(maps)
-        with self._fast():
-            memory = self.model.decoder.memory(regions, mask)
-            loss, value = self_critical_loss(self.model.decoder, memory, references, reward)
-        self._update(loss)
-        return value
 
     def _fast(self) -> torch.autocast:
         """Matrix products in bfloat16 where the hardware has them; sums stay in float32."""
@@ -301,10 +401,13 @@ class Trainer:
         self.average.update_parameters(self.model)
 
     def _set_learning_rate(self, within: float) -> None:
-        """Linear decay to a twentieth over the cross-entropy epochs; constant afterwards."""
+        """Linear decay to a twentieth over the joint epochs; constant in each later phase."""
         config = self.config
-        if self.epoch >= config.epochs:
+        phase = self._phase()
+        if phase is Phase.SELF_CRITICAL:
             rate = config.self_critical_learning_rate
+        elif phase is Phase.TUNING:
+            rate = config.tuning_learning_rate
         else:
             rate = config.learning_rate * (1 - 0.95 * (self.epoch + within) / config.epochs)
         for group in self.optimizer.param_groups:
@@ -322,6 +425,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "out_of_fold": self.out_of_fold,
         }
         temporary = self.folder / "state.pt.tmp"
         torch.save(state, temporary)
@@ -332,6 +436,9 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
+        self.out_of_fold = dict(state["out_of_fold"])
+        if self.out_of_fold:
+            self._attach(HazardReadout(self.encoder.feature_size, len(HAZARD_CONCEPTS)))
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

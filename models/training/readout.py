@@ -1,0 +1,193 @@
+"""Fits the hazard read-out, and tells what it would have said of scenes it has not seen.
+
+The decoder is conditioned on hazard probabilities. Those of scenes that the read-out was fitted
+on are nearly all 0 or 1, those of new scenes are not; a decoder that trusted the former would
+trust the latter too much. So it is trained on out-of-fold probabilities, by folds of scenes.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.concepts import HazardReadout, pooled_features
+from models.evaluation.evidence import EvidenceCase, score_evidence
+from models.training.concepts import HAZARD_CONCEPTS, hazard_labels
+from models.training.sources import Sample
+
+__all__ = ["OutOfFold", "fit_readout", "readout_samples"]
+
+_FOLDS = 5
+_PENALTIES = (0.03, 0.1, 0.3)
+_FEW_SCENES = 8
+"""With fewer scenes of clips that show a hazard, its motion says too little."""
+
+Regions = Callable[[Sample, int], Tensor]
+"""Features (T, R, D) of a sample in a view."""
+OutOfFold = dict[str, Tensor]
+"""By sample key, the probability of each hazard (H,) from a fit without that sample's scene."""
+
+
+def readout_samples(samples: Sequence[Sample], unlabelled: int, seed: int) -> list[Sample]:
+    """All samples with labelled hazards, and so many others as quiet company."""
+    labelled = [sample for sample in samples if sample.hazards is not None]
+    others = [sample for sample in samples if sample.hazards is None]
+    return labelled + random.Random(seed).sample(others, min(unlabelled, len(others)))
+
+
+def fit_readout(
+    readout: HazardReadout, samples: Sequence[Sample], regions: Regions, views: int = 2
+) -> OutOfFold:
+    """Fit the read-out in place on samples and their first views.
+
+    For each hazard the L2 penalty is the one with the best AUC within sources, out of fold.
+    Classes weigh the same while fitting; Platt scaling of the out-of-fold scores (Platt 1999)
+    makes probabilities of them again.
+    """
+    table = _Table.of(samples, regions, views)
+    probabilities = torch.zeros(len(table.rows), len(HAZARD_CONCEPTS))
+    for number, hazard in enumerate(HAZARD_CONCEPTS):
+        fit = _fit_hazard(table, hazard)
+        probabilities[:, number] = fit.out_of_fold
+        readout.strongest[number], readout.mean[number] = fit.weights.chunk(2)
+        readout.offset[number] = fit.offset
+        readout.motion[number], readout.motion_offset[number] = fit.motion, fit.motion_offset
+    keys = [sample.key for sample in table.rows]
+    return {
+        key: probabilities[[row for row, other in enumerate(keys) if other == key]].mean(0)
+        for key in dict.fromkeys(keys)
+    }
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One row a sample and view: maximum and mean side by side (n, 2D), and change (n, D)."""
+
+    rows: list[Sample]
+    still: Tensor
+    motion: Tensor
+    moves: Tensor
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], regions: Regions, views: int) -> _Table:
+        rows, parts = [], []
+        for sample in samples:
+            for view in range(views):
+                features = regions(sample, view).unsqueeze(0)
+                mask = torch.ones(features.shape[:2], dtype=torch.bool)
+                rows.append(sample)
+                parts.append(pooled_features(features.cpu(), mask))
+        strongest, mean, motion, moves = (torch.cat(part) for part in zip(*parts, strict=True))
+        return cls(rows, torch.cat((strongest, mean), 1), motion, moves)
+
+
+@dataclass
+class _Fit:
+    weights: Tensor
+    offset: Tensor
+    motion: Tensor
+    motion_offset: Tensor
+    out_of_fold: Tensor
+
+
+def _fit_hazard(table: _Table, hazard: str) -> _Fit:
+    labels = [hazard_labels(sample)[hazard] for sample in table.rows]
+    known = torch.tensor([label is not None for label in labels])
+    target = torch.tensor([float(label is True) for label in labels])
+    folds = torch.tensor([zlib.crc32(s.scene.encode()) % _FOLDS for s in table.rows])
+    nothing = torch.zeros(len(target))
+    penalty = max(
+        _PENALTIES,
+        key=lambda l2: _auc(
+            table, hazard, _out_of_fold(table.still, target, known, folds, l2, nothing)
+        ),
+    )
+    held_out = _out_of_fold(table.still, target, known, folds, penalty, nothing)
+    weights, offset = _logistic(table.still[known], target[known], penalty, nothing[known])
+    motion, motion_offset = torch.zeros(table.motion.shape[1]), torch.zeros(())
+    clips = known & (table.moves > 0)
+    shown = {s.scene for s, t, c in zip(table.rows, target, clips, strict=True) if t > 0 and c}
+    if len(shown) >= _FEW_SCENES:
+        # What motion adds to what stills say: the scores of the still part go in as they are.
+        given = table.still @ weights + offset
+        out = _out_of_fold(table.motion, target, clips, folds, penalty, held_out)
+        held_out = torch.where(table.moves > 0, out, held_out)
+        motion, motion_offset = _logistic(table.motion[clips], target[clips], penalty, given[clips])
+    scale, shift = _platt(held_out[known], target[known])
+    return _Fit(
+        weights * scale,
+        offset * scale + shift,
+        motion * scale,
+        motion_offset * scale,
+        torch.sigmoid(held_out * scale + shift),
+    )
+
+
+def _out_of_fold(
+    features: Tensor, target: Tensor, known: Tensor, folds: Tensor, penalty: float, given: Tensor
+) -> Tensor:
+    """Score each row by a fit on the other folds' scenes; ``given`` scores are added to."""
+    scores = torch.zeros(len(target))
+    for fold in range(_FOLDS):
+        fitted_on, held_out = known & (folds != fold), folds == fold
+        weights, offset = _logistic(
+            features[fitted_on], target[fitted_on], penalty, given[fitted_on]
+        )
+        scores[held_out] = given[held_out] + features[held_out] @ weights + offset
+    return scores
+
+
+def _logistic(
+    features: Tensor, target: Tensor, penalty: float, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights and offset of an L2-penalised logistic regression, both classes weighing the same."""
+    if target.sum() in (0, len(target)):
+        return torch.zeros(features.shape[1]), torch.zeros(())
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    standard = (features - mean) / deviation
+    weights = torch.zeros(features.shape[1], requires_grad=True)
+    offset = torch.zeros((), requires_grad=True)
+    balance = (len(target) - target.sum()) / target.sum()
+    optimizer = torch.optim.LBFGS([weights, offset], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        scores = standard @ weights + offset + given
+        loss = F.binary_cross_entropy_with_logits(scores, target, pos_weight=balance)
+        loss = loss + penalty * weights.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    raw = (weights / deviation).detach()
+    return raw, (offset - raw @ mean).detach()
+
+
+def _platt(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift that make probabilities of scores; the order stays."""
+    scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(scores * scale + shift, target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return scale.detach().clamp_min(1e-3), shift.detach()
+
+
+def _auc(table: _Table, hazard: str, scores: Tensor) -> float:
+    cases = [
+        EvidenceCase({hazard: float(score)}, frozenset(s.hazards or ()), s.scene, s.source)
+        for s, score in zip(table.rows, scores, strict=True)
+        if s.hazards is not None
+    ]
+    return score_evidence(cases, [hazard], rounds=0)[hazard].auc or 0.0
