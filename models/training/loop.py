@@ -260,6 +260,7 @@ class Trainer:
         fitted = HazardReadout(self.encoder.feature_size, len(HAZARD_CONCEPTS))
         self.out_of_fold = fit_readout(fitted, chosen, regions)
         self._attach(fitted)
+        self.optimizer = self._optimizer()  # its moments were of other weights
         log.info("read-out fitted on %d samples", len(chosen))
 
     def _attach(self, readout: HazardReadout) -> None:

@@ -114,11 +114,12 @@ def _fit_hazard(table: _Table, hazard: str) -> _Fit:
     clips = known & (table.moves > 0)
     shown = {s.scene for s, t, c in zip(table.rows, target, clips, strict=True) if t > 0 and c}
     if len(shown) >= _FEW_SCENES:
-        # What motion adds to what stills say: the scores of the still part go in as they are.
-        given = table.still @ weights + offset
+        # What motion adds to what stills say. Their scores go in out of fold: those of the rows
+        # they were fitted on would leave nothing to add.
+        still = held_out[clips]
         out = _out_of_fold(table.motion, target, clips, folds, penalty, held_out)
         held_out = torch.where(table.moves > 0, out, held_out)
-        motion, motion_offset = _logistic(table.motion[clips], target[clips], penalty, given[clips])
+        motion, motion_offset = _logistic(table.motion[clips], target[clips], penalty, still)
     scale, shift = _platt(held_out[known], target[known])
     return _Fit(
         weights * scale,
