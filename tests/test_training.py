@@ -529,7 +529,8 @@ def test_a_latent_is_trained_and_served(tmp_path: Path, monkeypatch: pytest.Monk
     one = trainer(tmp_path, monkeypatch, config)
     before = weights(one)
     one.run()
-    moved = {n for n, value in weights(one).items() if not torch.equal(value, before[n])}
+    after = weights(one)
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
     assert any("latent.posterior_net" in name for name in moved)
     served = load_checkpoint(tmp_path / "checkpoint", "latent", torch.device("cpu"))
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
