@@ -301,6 +301,14 @@ def test_a_restart_anywhere_changes_nothing(
     assert got == expected
 
 
+def test_the_state_holds_only_rules_with_something_to_remember() -> None:
+    engine = RuleEngine(shipped())
+    engine.process(caption("a street", 0))
+    assert engine.snapshot()["lobby"].get("tracks", {}) == {}
+    engine.process(caption("two men fight", 1))
+    assert list(engine.snapshot()["lobby"]["tracks"]) == ["fight"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(STREAMS, SPECS)
 def test_revisions_count_from_one_and_cooldown_holds(

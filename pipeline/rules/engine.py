@@ -28,6 +28,7 @@ RuleState = dict[str, Any]
 """Snapshot of an engine: JSON-able, camera name to what is remembered of it."""
 
 _CODEC = TypeAdapter(CameraTrack)
+_IDLE = Track()
 
 
 def utc_now() -> datetime:
@@ -142,13 +143,12 @@ class RuleEngine:
         return dict(self._suppressed)
 
     def snapshot(self, camera: str | None = None) -> RuleState:
-        """Give all that must survive a restart (of one camera), as JSON-able data."""
+        """Give all that must survive a restart (of one camera), as JSON-able data.
+
+        It is written with every caption, so rules that have nothing to remember are left out.
+        """
         names = list(self._cameras) if camera is None else [camera]
-        return {
-            name: _CODEC.dump_python(self._cameras[name], mode="json")
-            for name in names
-            if name in self._cameras
-        }
+        return {name: _dumped(self._cameras[name]) for name in names if name in self._cameras}
 
     def restore(self, state: RuleState) -> None:
         """Go on from a snapshot; cameras that it does not name keep their state.
@@ -198,6 +198,12 @@ class RuleEngine:
         return [
             self._lifecycle(camera, rule)[0] for rule in rules if rule.spec.name in camera.tracks
         ]
+
+
+def _dumped(camera: CameraTrack) -> Any:
+    busy = {name: track for name, track in camera.tracks.items() if track != _IDLE}
+    slim = CameraTrack(camera.last, camera.boot, busy)
+    return _CODEC.dump_python(slim, mode="json", exclude_defaults=True)
 
 
 def _zones_of(rule: Rule, camera: str, groups: Mapping[str, Sequence[str]]) -> tuple[Zone, ...]:
