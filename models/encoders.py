@@ -7,6 +7,7 @@ An encoder takes uint8 pixels and normalises them itself, on its own device.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Mapping
@@ -141,9 +142,8 @@ def build_encoder(name: str) -> Encoder:
     elif timm.is_model(name):
         trunk = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
     else:
-        raise EncoderError(
-            f"no encoder is called {name!r}; `models list` prints the names there are"
-        )
+        near = ", ".join(difflib.get_close_matches(name, encoder_names(), 3, 0.0))
+        raise EncoderError(f"no encoder is called {name!r}; the nearest are {near}")
     normalisation = _LITE if name.startswith("tf_efficientnet_lite") else _IMAGENET
     encoder = Encoder(name, trunk, normalisation).eval()
     return encoder.to(memory_format=torch.channels_last)

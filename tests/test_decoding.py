@@ -57,7 +57,7 @@ class ToyModel:
         return total
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     forced=st.sampled_from([[[2]], [[2], [3]], [[2, 4], [3]], [[2, 3], [3, 5]]]),
