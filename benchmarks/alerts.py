@@ -11,8 +11,8 @@ computing comes on top when live.
 
 Figures come from `--split val`, whose scenes the model has not seen. `--split train` is for
 choosing rules: the model has seen those scenes, so its figures flatter. `--keep FOLDER` keeps
-timelines and captions; `--captions FOLDER` scores kept captions again, with other rules and without
-the model.
+timelines, captions, and what happens when (`labels.jsonl`, for `rules calibrate`); `--captions
+FOLDER` scores kept captions again, with other rules and without the model.
 """
 
 from __future__ import annotations
@@ -82,11 +82,25 @@ def replayed(folder: Path, rules: Path) -> Iterator[dict[str, Any]]:
     return map(encode_alert, replay(captions, load_rules(rules)))
 
 
+def labels(timelines: Sequence[Timeline]) -> Iterator[dict[str, Any]]:
+    """What happens when, in the form that `rules calibrate --labels` reads."""
+    for timeline in timelines:
+        start_s = 0.0
+        for segment in timeline.segments:
+            tags = segment.footage.shows | ({segment.event} if segment.event else set())
+            if tags:
+                span = {"from_s": start_s, "to_s": start_s + segment.seconds}
+                yield {"camera": timeline.name, "tags": sorted(tags), **span}
+            start_s += segment.seconds
+
+
 def measure(options: argparse.Namespace, data: Path, folder: Path) -> dict[str, Any]:
     unpack(data, folder / "unpacked")
     hazards = options.hazards.split(",")
     timelines = plan(data, folder / "unpacked", options.split, hazards, options.seed)
     timelines = chosen(timelines, options.at_most, options.seed)
+    lines = [json.dumps(label) + "\n" for label in labels(timelines)]
+    (folder / "labels.jsonl").write_text("".join(lines), "utf-8")
     start_s = time.monotonic()
     if options.captions:
         alerts = list(replayed(options.captions, options.rules))

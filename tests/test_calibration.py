@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.alerts import labels
+from benchmarks.timelines import Footage, Segment, Timeline
 from pipeline.commands.rules import app
 from pipeline.config import ConfigError
 from pipeline.messages import Caption, Concept, FrameStamp, Word
@@ -67,6 +69,15 @@ def test_a_bad_label_says_where(tmp_path: Path) -> None:
     path.write_text('{"camera": "a", "tags": ["fire"], "from_s": 1}\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"labels.jsonl:1: not a label: needs 'from_s'"):
         read_labels(path)
+
+
+def test_the_timelines_of_the_alert_benchmark_label_themselves() -> None:
+    street = Footage(Path("a"), "clip", "s", "x")
+    smoking = Footage(Path("b"), "clip", "s", "x", frozenset({"smoke"}))
+    segments = (Segment(street, 6.0), Segment(smoking, 10.0, "fire"), Segment(street, 6.0))
+    (line,) = labels([Timeline("fire-1", segments)])
+    label = Label.model_validate(line)
+    assert (label.tags, label.from_s, label.to_s) == (("fire", "smoke"), 6.0, 16.0)
 
 
 def test_the_command_prints_the_choice_and_draws_it(tmp_path: Path) -> None:
