@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
@@ -47,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] not in _COMMANDS and not given[0].startswith(_OF_THE_APP):
         given = ["run", *given]
-    _set_up_logging()
     sys.exit(_guarded(given))
 
 
 def _guarded(arguments: list[str]) -> int:
     try:
+        _set_up_logging()
         app(arguments, standalone_mode=True)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else ExitCode.FAILED
@@ -74,11 +75,21 @@ def _complain(error: Exception, code: ExitCode) -> int:
     return code
 
 
+class _StderrAsItIs(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is now: a live table puts such lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _set_up_logging() -> None:
-    handler = logging.StreamHandler()
+    handler = _StderrAsItIs()
     handler.addFilter(RedactingFilter())
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     level = os.environ.get("WATCHWORD_LOG", "WARNING").upper()
+    if not isinstance(logging.getLevelName(level), int):
+        raise WrongUse(f"WATCHWORD_LOG={level}: give DEBUG, INFO, WARNING or ERROR")
     logging.basicConfig(level=level, handlers=[handler])
     log_uncaught()
 

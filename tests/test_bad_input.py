@@ -77,6 +77,10 @@ def test_wrong_files_and_options_are_refused_before_anything_starts(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_log_level_is_refused():
+    assert_one_line(watchword("check", DEMO_RULES, WATCHWORD_LOG="loud"), 2, "LOUD: give DEBUG")
+
+
 def test_check_tells_the_same_of_a_configuration(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text("capture:\n  analysis_fsp: 2\nmodle:\n  name: x\n")
