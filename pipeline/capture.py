@@ -33,7 +33,10 @@ __all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState
 log = logging.getLogger(__name__)
 
 _IN_FLIGHT_SLOTS = 4
-_FILE_SLOTS = 16
+# Slots that recordings share, and the least for each: one batch is in the captioner while the next
+# fills, and the fewer frames in a batch, the more a caption costs.
+_RECORDING_SLOTS = 48
+_FEWEST_RECORDING_SLOTS = 16
 _STOP_GRACE_S = 2.0
 
 
@@ -78,6 +81,7 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="watchword-capture")
         self.finished = threading.Event()
         self.error: Exception | None = None
+        self._recordings = max(1, sum(spec.overflow is Overflow.WAIT for spec in specs))
         for spec in specs:
             self._install(self._new_feed(spec))
 
@@ -348,8 +352,10 @@ class Capture:
         feed.kill()
 
     def _new_feed(self, spec: CameraSpec) -> CameraFeed:
-        waits = spec.overflow is Overflow.WAIT
-        slots = _FILE_SLOTS if waits else spec.capture.queue_frames + _IN_FLIGHT_SLOTS + 2
+        if spec.overflow is Overflow.WAIT:
+            slots = max(_FEWEST_RECORDING_SLOTS, _RECORDING_SLOTS // self._recordings)
+        else:
+            slots = spec.capture.queue_frames + _IN_FLIGHT_SLOTS + 2
         return CameraFeed(spec, self._square_pixels, slots)
 
     def _install(self, feed: CameraFeed) -> None:
