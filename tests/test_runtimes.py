@@ -176,6 +176,18 @@ def test_auto_falls_back_to_eager_and_says_so(
         use_runtime(captioner, "openvino")
 
 
+def test_an_encoder_that_a_trace_cannot_follow_is_refused():
+    captioner = build_captioner()
+    module = captioner.encoder.forward
+
+    def fickle(pixels: torch.Tensor) -> torch.Tensor:
+        return module(pixels) * (2.0 if float(pixels.sum()) > 0 else 1.0)
+
+    captioner.encoder.forward = fickle
+    with pytest.raises(RuntimeUnavailable, match="other features"):
+        openvino_engine(captioner)
+
+
 def test_a_cuda_runtime_without_cuda_is_refused():
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")

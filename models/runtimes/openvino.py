@@ -96,6 +96,21 @@ class OpenVinoEngine:
             ) from error
         self._encoding = encoding.create_infer_request()
         self._stepping = stepping.create_infer_request()
+        if precision == "f32":
+            self._check(encoder, input_size)
+
+    def _check(self, encoder: Encoder, input_size: int) -> None:
+        """Compare with the module itself: a trace keeps no branch that depends on the pixels."""
+        shape = (3, 3, input_size, input_size)  # another number than was traced with
+        pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+        with torch.inference_mode():
+            expected = encoder(pixels)
+        found = self.encode(pixels)
+        largest = float(expected.abs().max())
+        if found.shape != expected.shape or float((found - expected).abs().max()) > 1e-3 * largest:
+            raise RuntimeUnavailable(
+                f"OpenVINO gives other features than {encoder.name} itself; use --runtime eager"
+            )
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pixels."""
