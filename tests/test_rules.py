@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.attention import region_of
+from pipeline.commands.check import check
 from pipeline.config import ConfigError
 from pipeline.messages import (
     Alert,
@@ -122,6 +125,21 @@ EVERYDAY = [
 def test_hazard_rules_keep_silent_on_everyday_captions(text: str) -> None:
     noon = [alert for alert in replay([caption(text, 0)], shipped()) if alert.severity != "info"]
     assert [(alert.rule, alert.keywords[0].keyword) for alert in noon] == []
+
+
+def test_check_tries_the_examples(tmp_path: Path) -> None:
+    rule = {"name": "x", "keywords": ["fire"], "examples": {"fires": ["no fire"]}}
+    path = write(tmp_path / "rules.yaml", yaml.safe_dump({"rules": [rule]}))
+    with pytest.raises(ConfigError, match=r"rule 'x' must fire on 'no fire' \(negated\)"):
+        check(path)
+
+
+def test_the_examples_of_the_guide_are_rules() -> None:
+    guide = (CONFIGS.parent / "docs" / "rules.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
+    assert len(blocks) >= 3
+    for block in blocks:
+        make_rules(RulesFile.model_validate(block if "rules" in block else {"rules": block}))
 
 
 def test_a_wrong_example_is_reported() -> None:
