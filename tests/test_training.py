@@ -600,3 +600,21 @@ def test_the_readout_is_fitted_beside_quiet_company():
     chosen = readout_samples(samples, 4, seed=1)
     assert len(chosen) == 7
     assert chosen[:3] == samples[:3]
+
+
+def test_a_decoder_learns_over_the_cached_regions_of_a_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn"
+    made, whole = made_cache(), build_encoder(name)
+    keys = {key: (2 * at, 1) for at, key in enumerate(made.index)}
+    random = np.random.default_rng(0)
+    pixels = torch.from_numpy(random.integers(0, 256, (2 * len(keys), 3, 64, 64), np.uint8))
+    with torch.inference_mode():
+        cache = FeatureCache(whole.lower(pixels, 1).half().numpy(), keys, 2, 1)
+    monkeypatch.setattr(f"{__name__}.made_cache", lambda: cache)
+    config = replace(CONFIG, encoder=name, frozen_stages=1, epochs=1, self_critical_epochs=0)
+    trainer(tmp_path, monkeypatch, config).run()
+    served = load_checkpoint(tmp_path / "checkpoint", "regions", torch.device("cpu"))
+    assert served.encoder.boxes_in_features
+    assert served.caption([np.zeros((60, 80, 3), np.uint8)])[0].text

@@ -168,6 +168,7 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.progress = 0.0
+        self.divergences: list[Tensor] = []
         self.out_of_fold: OutOfFold = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -181,6 +182,10 @@ class Trainer:
             mean = self._epoch(phase)
             self_critical = phase is Phase.SELF_CRITICAL
             writer.add_scalar("reward" if self_critical else "train/loss", mean, self.epoch)
+            if self.divergences:  # near zero, the latent says nothing
+                nats = float(torch.stack(self.divergences).mean())
+                writer.add_scalar("train/latent_nats_a_caption", nats, self.epoch)
+                self.divergences.clear()
             loss = self.validate()
             writer.add_scalar("val/loss", loss, self.epoch)
             log.info("epoch %d: train %.3f, validation loss %.3f", self.epoch, mean, loss)
@@ -386,7 +391,9 @@ class Trainer:
         with self._fast():
             if decoder.latent is not None:
                 weight = kl_weight(self.progress, config.kl_annealing_epochs, config.kl_weight)
-                return variational_loss(decoder, memory, tokens, config.label_smoothing, weight)[0]
+                bound = variational_loss(decoder, memory, tokens, config.label_smoothing, weight)
+                self.divergences.append(bound[1])
+                return bound[0]
             logits, _ = decoder(memory, tokens)
         return cross_entropy(logits.float(), tokens, config.label_smoothing)
 
