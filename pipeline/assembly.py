@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.alerts import CameraEventDesk, encode_alert, encode_camera_event
 from pipeline.camera_specs import camera_infos, camera_specs
 from pipeline.captioner_messages import Ready
-from pipeline.capture import CameraSpec
+from pipeline.capture import CameraSpec, FeedState
 from pipeline.chain import Chain, ChainParts, build_chain
 from pipeline.messages import CameraEvent
 from pipeline.metrics import RunParts
@@ -96,6 +96,7 @@ class Run:
         """
         self._started_s = time.monotonic()
         error = self._watch_and_drain()
+        self._show_progress()
         try:
             files = self._outputs.close(self._complete(error), self._unread())
         finally:
@@ -207,7 +208,10 @@ class Run:
     def _show_progress(self) -> None:
         for name, status in self.chain.capture.status().items():
             if status.info is not None and status.position_s is not None:
-                self.view.progress(name, status.position_s, status.info.duration_s)
+                duration_s, position_s = status.info.duration_s, status.position_s
+                if status.state is FeedState.FINISHED and not self._interrupted:
+                    position_s = duration_s or position_s  # frames after the last one looked at
+                self.view.progress(name, position_s, duration_s)
 
     def _complete(self, error: StageFailed | None) -> dict[str, bool]:
         """By camera: a recording read to its end, or a live camera that was stopped."""

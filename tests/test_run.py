@@ -138,7 +138,11 @@ def test_make_hands_the_path_of_a_video_on_as_it_is():
     assert done.stdout == given
 
 
-def test_a_run_from_python_gives_everything_and_leaves_no_thread(tmp_path: Path):
+def test_a_run_from_python_gives_everything_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[str, float, float]] = []
+    monkeypatch.setattr("pipeline.api._Callbacks.progress", lambda _, *at: seen.append(at))
     threads = set(threading.enumerate())
     captions: list[Caption] = []
     alerts: list[Alert] = []
@@ -153,6 +157,7 @@ def test_a_run_from_python_gives_everything_and_leaves_no_thread(tmp_path: Path)
     summary = run([clip], config, on_caption=captions.append, on_alert=alerts.append)
     assert summary.error is None
     assert summary.total.captioned == len(captions) == 4
+    assert seen[-1] == ("car", seen[-1][2], seen[-1][2]), "a recording read to its end is at 100 %"
     assert summary.total.frames_in_flight == summary.total.windows_in_flight == 0
     assert sum(summary.alerts.values()) == len({alert.id for alert in alerts})
     assert set(threading.enumerate()) <= threads
