@@ -177,7 +177,7 @@ class Run:
 
     def _apply(self, setup: Setup, found: Differences) -> None:
         for spec in found.added:
-            self._outputs.add(CameraSource(spec.name, _recording(spec)))
+            self._outputs.add(self._camera_source(spec))
         self.chain.apply(setup, found)
         if new := sorted(set(setup.rules.concepts) - set(self.rules.concepts)):
             self.view.message(f"the model is asked for {', '.join(new)} only after a restart")
@@ -185,9 +185,19 @@ class Run:
 
     def _open_outputs(self) -> OutputSet:
         output = self.config.output
-        cameras = [CameraSource(spec.name, _recording(spec)) for spec in self.specs]
+        cameras = [self._camera_source(spec) for spec in self.specs]
         encoders = Encoders(alert=encode_alert, camera_event=encode_camera_event)
         return OutputSet(output.directory, cameras, output.formats, encoders)
+
+    def _camera_source(self, spec: CameraSpec) -> CameraSource:
+        # The report's pictures come straight from the recording: where faces are not to be
+        # recognised in alert pictures, it has none.
+        return CameraSource(
+            spec.name,
+            _recording(spec),
+            masks=spec.masks,
+            pictures=not self.config.snapshots.blur_faces,
+        )
 
     def _sinks(self) -> list[Sink]:
         return [self._outputs, self.view, CaptionChannel(self.services.redis)]

@@ -220,7 +220,7 @@ class OutputConfig(Strict):
     """Files written beside the alerts."""
 
     directory: str = "output"
-    formats: tuple[Literal["vtt", "srt", "jsonl", "coco"], ...] = ("vtt", "jsonl")
+    formats: tuple[Literal["vtt", "srt", "jsonl", "coco", "report"], ...] = ("vtt", "jsonl")
 
 
 class SnapshotConfig(Strict):

@@ -39,7 +39,7 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
-    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco")] = None,
+    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco,report")] = None,
     start_time: Annotated[str | None, typer.Option(help="When a recording began.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,

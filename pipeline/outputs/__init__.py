@@ -18,6 +18,7 @@ from pipeline.outputs.camera import (
 from pipeline.outputs.files import OutputError, atomic_text
 from pipeline.outputs.journal import ResumeMark
 from pipeline.outputs.lines import to_json_line
+from pipeline.outputs.report import write_report
 from pipeline.outputs.summary import CameraSummary, RunSummary
 
 __all__ = [
@@ -134,6 +135,7 @@ class OutputSet:
         for name, output in self._outputs.items():
             if name not in unread:
                 written.extend(output.write())
+        written.extend(self._write_report(unread))
         for name, output in self._outputs.items():
             whole = complete if isinstance(complete, bool) else complete.get(name, False)
             if whole or name in unread:
@@ -141,6 +143,12 @@ class OutputSet:
             else:
                 output.release()
         return written
+
+    def _write_report(self, unread: Collection[str]) -> list[Path]:
+        if "report" not in self.formats:
+            return []
+        read = [output for name, output in self._outputs.items() if name not in unread]
+        return write_report(self.directory, [output.report() for output in read])
 
     def _refuse_collisions(self, cameras: Sequence[CameraSource]) -> None:
         owners: dict[str, str] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,10 @@ from pipeline.outputs.lines import (
     caption_line,
     to_json_line,
 )
+from pipeline.outputs.report import CameraReport
 from pipeline.outputs.subtitles import to_srt, to_webvtt
+from pipeline.outputs.thumbnails import thumbnails
+from pipeline.pictures import Polygons
 
 __all__ = ["FORMATS", "CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
 
@@ -45,12 +49,15 @@ class CameraSource:
     ``file`` is the recording it reads, None for live sources. ``fingerprint`` names source,
     model and settings: a run is resumed only where it is the same. ``started_monotonic_ns`` is
     the run's start, from which a live camera's subtitles count; unset, its first caption's.
+    ``masks`` are black in the report's pictures too; without ``pictures`` it has none.
     """
 
     name: str
     file: Path | None = None
     fingerprint: str = ""
     started_monotonic_ns: int | None = None
+    masks: Polygons = ()
+    pictures: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,8 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".events.jsonl"),
     "coco": (".coco.json",),
 }
-FORMATS = tuple(_SUFFIXES)
+FORMATS = (*_SUFFIXES, "report")
+"""``report`` is one for the whole run; the others are files of each camera."""
 
 
 def camera_files(directory: Path, camera: str, formats: Sequence[str]) -> list[Path]:
@@ -160,6 +168,22 @@ class CameraOutput:
     def cues(self) -> list[Cue]:
         """Captions merged, and alerts, as cues."""
         return caption_cues(self._captions()) + alert_cues(self._records("alert"))
+
+    def report(self) -> CameraReport:
+        """What the run's report tells of this camera, with pictures where it is a recording."""
+        file = self.source.file
+        report = CameraReport.of_cues(self.source.name, self.cues(), self._media_zero(), file)
+        if file is None or not self.source.pictures:
+            return report
+        return replace(report, pictures=thumbnails(file, report.picture_times(), self.source.masks))
+
+    def _media_zero(self) -> datetime | None:
+        """The local time at which the cues' clock shows zero; None without a caption."""
+        first = next(self._records("caption"), None)
+        if first is None:
+            return None
+        moment = datetime.fromisoformat(first["line"]["time"].replace("Z", "+00:00"))
+        return (moment - timedelta(seconds=first["at_s"])).astimezone()
 
     def _captions(self) -> Iterator[tuple[float, str]]:
         return ((record["at_s"], record["line"]["text"]) for record in self._records("caption"))

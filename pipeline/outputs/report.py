@@ -1,0 +1,138 @@
+"""The report of a run: one HTML page that needs nothing else, and the same as Markdown and JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.outputs.cues import Cue
+from pipeline.outputs.files import atomic_text
+from pipeline.outputs.lines import to_json_line
+from pipeline.outputs.scenes import Scene, clock, hours, scene_json, scenes
+
+__all__ = ["MOST_PICTURES", "REPORT_FILES", "CameraReport", "write_report"]
+
+REPORT_FILES = ("report.html", "report.md", "report.json")
+MOST_PICTURES = 150
+"""Thumbnails a camera; with more scenes only some of them get one, evenly spaced."""
+_PAGE = Path(__file__).with_name("report.html")
+
+
+@dataclass(frozen=True, slots=True)
+class CameraReport:
+    """What the report tells of one camera.
+
+    ``started`` is the aware time of media time zero, if known; ``pictures`` are ``data:`` URLs by
+    scene start in ms.
+    """
+
+    camera: str
+    scenes: Sequence[Scene]
+    alerts: Sequence[Cue]
+    started: datetime | None = None
+    recording: Path | None = None
+    pictures: Mapping[int, str] | None = None
+
+    @classmethod
+    def of_cues(
+        cls, camera: str, cues: Sequence[Cue], started: datetime | None, recording: Path | None
+    ) -> CameraReport:
+        """Sort cues into scenes and alerts."""
+        captions = [cue for cue in cues if cue.severity is None]
+        alerts = [cue for cue in cues if cue.severity is not None]
+        return cls(camera, scenes(captions), alerts, started, recording)
+
+    def picture_times(self) -> list[int]:
+        """Return the starts in ms of the scenes that get a thumbnail."""
+        step = max(1, -(-len(self.scenes) // MOST_PICTURES))
+        return [scene.start_ms for scene in self.scenes[::step]]
+
+    @property
+    def end_ms(self) -> int:
+        """Where the last scene or alert ends."""
+        ends = [scene.end_ms for scene in self.scenes] + [cue.end_ms for cue in self.alerts]
+        return max(ends, default=0)
+
+
+def write_report(directory: Path, cameras: Sequence[CameraReport]) -> list[Path]:
+    """Write the three files.
+
+    Raises:
+        OutputError: One cannot be written.
+
+    """
+    data = [_for_page(camera) for camera in cameras]
+    # Inside a script element only "<" could end it, so it is written as its escape.
+    embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    made = (
+        _PAGE.read_text(encoding="utf-8").replace("__DATA__", embedded),
+        "".join(line + "\n" for camera in cameras for line in _markdown(camera)),
+        to_json_line({"cameras": [_for_json(camera) for camera in cameras]}),
+    )
+    paths = [directory / name for name in REPORT_FILES]
+    for path, text in zip(paths, made, strict=True):
+        with atomic_text(path) as file:
+            file.write(text)
+    return paths
+
+
+def _for_json(camera: CameraReport) -> dict[str, Any]:
+    return {
+        "camera": camera.camera,
+        "recording": None if camera.recording is None else str(camera.recording),
+        "scenes": [scene_json(scene, camera.started) for scene in camera.scenes],
+        "alerts": [_alert(cue) for cue in camera.alerts],
+    }
+
+
+def _for_page(camera: CameraReport) -> dict[str, Any]:
+    pictures = camera.pictures or {}
+    return {
+        "camera": camera.camera,
+        "recording": None if camera.recording is None else camera.recording.absolute().as_uri(),
+        "end_s": camera.end_ms / 1000,
+        "scenes": [
+            {
+                **scene_json(scene, camera.started),
+                "clock": clock(scene.start_ms, camera.started),
+                "also": [text for text in scene.shown_ms if text != scene.text][:8],
+                "picture": pictures.get(scene.start_ms),
+            }
+            for scene in camera.scenes
+        ],
+        "alerts": [
+            {**_alert(cue), "clock": clock(cue.start_ms, camera.started)} for cue in camera.alerts
+        ],
+    }
+
+
+def _alert(cue: Cue) -> dict[str, Any]:
+    return {
+        "start_s": cue.start_ms / 1000,
+        "end_s": cue.end_ms / 1000,
+        "severity": cue.severity,
+        "text": cue.text,
+    }
+
+
+def _markdown(camera: CameraReport) -> Iterator[str]:
+    yield f"# {_plain(camera.camera)}\n"
+    for cue in camera.alerts:
+        yield f"- **{clock(cue.start_ms, camera.started)} {_plain(cue.text)}**"
+    for day, hour, found in hours(camera.scenes, camera.started):
+        yield f"\n## {f'{day} {hour}'.strip()}\n"
+        for scene in found:
+            start, end = (clock(at, camera.started) for at in (scene.start_ms, scene.end_ms))
+            yield f"- {start}-{end} {_plain(scene.text)}"
+    yield ""
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    shown = html.escape(text, quote=False)
+    return "".join(f"\\{each}" if each in "\\`*_[]#|~" else each for each in shown)

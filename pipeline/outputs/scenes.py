@@ -1,0 +1,121 @@
+"""A long recording in few lines: captions gathered into scenes, by day and hour."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pipeline.outputs.cues import LONGEST_CUE_MS, Cue
+from pipeline.outputs.lines import utc_text
+from pipeline.outputs.meaning import content_lemmas, says_the_same
+
+__all__ = ["Scene", "clock", "hours", "scene_json", "scenes"]
+
+_COMMON = 1 / 3
+"""Two captions with so much of their content words in common show the same scene."""
+
+
+@dataclass(slots=True)
+class Scene:
+    """What is seen from ``start_ms`` to ``end_ms``; ``shown_ms`` is how long each text stood."""
+
+    start_ms: int
+    end_ms: int
+    shown_ms: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def text(self) -> str:
+        """The caption that stood longest; of several the first."""
+        return max(self.shown_ms, key=lambda each: self.shown_ms[each])
+
+    def add(self, cue: Cue) -> None:
+        """Take in one more caption."""
+        self.end_ms = max(self.end_ms, cue.end_ms)
+        self.shown_ms[cue.text] += cue.end_ms - cue.start_ms
+
+    def shows(self, cue: Cue) -> bool:
+        """Whether a caption belongs to this scene: near in time and in its words."""
+        near = cue.start_ms - self.end_ms <= LONGEST_CUE_MS
+        return near and _alike(self.text, cue.text)
+
+
+def scenes(cues: Sequence[Cue]) -> list[Scene]:
+    """Gather one camera's caption cues, in order, into scenes.
+
+    A scene ends where the words change or captions cease. A caption said only once between two
+    that belong together is a slip of the model and does not end it.
+    """
+    found: list[Scene] = []
+    for index, cue in enumerate(cues):
+        following = cues[index + 1] if index + 1 < len(cues) else None
+        if not found or not _goes_on(found[-1], cue, following):
+            found.append(Scene(cue.start_ms, cue.start_ms))
+        found[-1].add(cue)
+    return found
+
+
+def hours(
+    found: Sequence[Scene], started: datetime | None
+) -> Iterator[tuple[str, str, list[Scene]]]:
+    """Yield day, hour and the scenes that begin in it; without a clock the day is empty.
+
+    Args:
+        found: Scenes in order.
+        started: The aware time of media time zero, where it is known.
+
+    """
+    current: tuple[str, str] | None = None
+    group: list[Scene] = []
+    for scene in found:
+        key = _day_and_hour(scene.start_ms, started)
+        if current is not None and key != current:
+            yield (*current, group)
+            group = []
+        current = key
+        group.append(scene)
+    if current is not None:
+        yield (*current, group)
+
+
+def scene_json(scene: Scene, started: datetime | None) -> dict[str, Any]:
+    """Make a JSON object of a scene; ``time`` is None without a clock."""
+    moment = None if started is None else started + timedelta(milliseconds=scene.start_ms)
+    return {
+        "start_s": scene.start_ms / 1000,
+        "end_s": scene.end_ms / 1000,
+        "time": None if moment is None else utc_text(moment),
+        "text": scene.text,
+    }
+
+
+def clock(at_ms: int, started: datetime | None = None) -> str:
+    """Write a time as people read it: by the wall clock if it is known, else from the beginning."""
+    if started is not None:
+        return (started + timedelta(milliseconds=at_ms)).strftime("%H:%M:%S")
+    minutes, seconds = divmod(at_ms // 1000, 60)
+    if minutes < 60:
+        return f"{minutes:02d}:{seconds:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _goes_on(scene: Scene, cue: Cue, following: Cue | None) -> bool:
+    slip = cue.said == 1 and following is not None and scene.shows(following)
+    near = cue.start_ms - scene.end_ms <= LONGEST_CUE_MS
+    return scene.shows(cue) or (near and slip)
+
+
+def _alike(first: str, second: str) -> bool:
+    if says_the_same(first, second):
+        return True
+    one, other = set(content_lemmas(first)), set(content_lemmas(second))
+    return bool(one | other) and len(one & other) / len(one | other) >= _COMMON
+
+
+def _day_and_hour(at_ms: int, started: datetime | None) -> tuple[str, str]:
+    if started is None:
+        return "", f"hour {at_ms // 3_600_000 + 1}"
+    moment = started + timedelta(milliseconds=at_ms)
+    return moment.strftime("%Y-%m-%d"), moment.strftime("%H:00")

@@ -1,0 +1,174 @@
+"""The report of a run: what it says, what it shows in a browser, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.messages import Caption, FrameStamp
+from pipeline.outputs import CameraSource, OutputSet
+from pipeline.outputs.cues import Cue, caption_cues
+from pipeline.outputs.report import MOST_PICTURES, CameraReport, write_report
+from pipeline.outputs.scenes import clock, hours, scenes
+
+START = datetime(2026, 11, 23, 6, 59, 50, tzinfo=timezone.utc)
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
+                 if (found := shutil.which(name))), None)  # fmt: skip
+HOSTILE = '</script><img src=x onerror="document.title=1"> & *bold* <b>'
+
+
+def cue(start_s: int, end_s: int, text: str, said: int = 2, severity: str | None = None) -> Cue:
+    return Cue(start_s * 1000, end_s * 1000, text, severity, said)
+
+
+texts = st.sampled_from(["a man walks", "a man is walking", "two cars crash", "a red car", "a dog"])
+
+
+@given(st.lists(st.tuples(st.integers(1, 40_000), texts), max_size=40))
+def test_scenes_hold_every_caption_once_and_in_order(steps: list[tuple[int, str]]) -> None:
+    at, said = 0, []
+    for step, text in steps:
+        at += step
+        said.append((at / 1000, text))
+    cues = caption_cues(said)
+    found = scenes(cues)
+    assert sum(sum(scene.shown_ms.values()) for scene in found) == sum(
+        each.end_ms - each.start_ms for each in cues
+    )
+    for one, other in itertools.pairwise(found):
+        assert one.start_ms < one.end_ms <= other.start_ms
+
+
+def test_a_slip_does_not_end_a_scene_and_another_view_does() -> None:
+    found = scenes(
+        [
+            cue(0, 10, "two people talk at the counter"),
+            cue(10, 11, "a dog on a beach", said=1),
+            cue(11, 30, "two people are standing at a counter"),
+            cue(30, 60, "a red car is parked"),
+        ]
+    )
+    assert [(each.start_ms, each.end_ms, each.text) for each in found] == [
+        (0, 30_000, "two people are standing at a counter"),
+        (30_000, 60_000, "a red car is parked"),
+    ]
+
+
+def test_hours_follow_the_wall_clock_or_the_recording() -> None:
+    found = scenes([cue(0, 8, "a man walks"), cue(20, 30, "a red car"), cue(4000, 4001, "a dog")])
+    days = [(day, hour, len(group)) for day, hour, group in hours(found, START)]
+    assert days == [
+        ("2026-11-23", "06:00", 1), ("2026-11-23", "07:00", 1), ("2026-11-23", "08:00", 1)
+    ]  # fmt: skip
+    assert [(hour, len(group)) for _, hour, group in hours(found, None)] == [
+        ("hour 1", 2), ("hour 2", 1)
+    ]  # fmt: skip
+    assert (clock(372_000), clock(3_661_000), clock(20_000, START)) == (
+        "06:12", "1:01:01", "07:00:10"
+    )  # fmt: skip
+
+
+def test_pictures_are_bounded_and_spread() -> None:
+    many = [cue(20 * n, 20 * n + 9, "a dog" if n % 2 else "a car") for n in range(1000)]
+    times = CameraReport.of_cues("gate", many, None, None).picture_times()
+    assert len(times) <= MOST_PICTURES and times[-1] > 0.9 * 20_000_000
+
+
+def recording(path: Path) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (320, 180))
+    for n in range(50):
+        writer.write(np.full((180, 320, 3), (0, 0, 250) if n < 25 else (250, 0, 0), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report")
+    left = ((0.0, 0.0), (0.4, 0.0), (0.4, 1.0), (0.0, 1.0))
+    source = CameraSource("gate", recording(directory / "gate.avi"), masks=(left,))
+    outputs = OutputSet(directory / "out", [source], ("report",))
+    said = ["a man walks"] * 5 + ["a red car is parked " + HOSTILE] * 5
+    for second, text in enumerate(said):
+        stamp = FrameStamp("gate", second, START + timedelta(seconds=second), 0, float(second))
+        outputs.caption(Caption(stamp, text, -1.0))
+    written = outputs.close()
+    assert {path.name for path in written} == {"report.html", "report.md", "report.json"}
+    return directory / "out"
+
+
+def embedded(directory: Path) -> list[dict[str, Any]]:
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    data: list[dict[str, Any]] = json.loads(found[1])
+    return data
+
+
+def test_the_page_holds_pictures_with_masks_and_fetches_nothing(directory: Path) -> None:
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|<link|<script src", page)
+    first, second = embedded(directory)[0]["scenes"]
+    for scene, channel in ((first, 2), (second, 0)):
+        jpeg = np.frombuffer(base64.b64decode(scene["picture"].partition(",")[2]), np.uint8)
+        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+        assert picture is not None
+        assert picture[:, 100:, channel].min() > 200, "not the frame of its time"
+        assert picture[:, :60].max() < 40, "the mask is not black"
+
+
+def test_no_pictures_where_they_are_not_wanted(tmp_path: Path) -> None:
+    source = CameraSource("gate", recording(tmp_path / "gate.avi"), pictures=False)
+    outputs = OutputSet(tmp_path / "out", [source], ("report",))
+    outputs.caption(Caption(FrameStamp("gate", 0, START, 0, 0.0), "a man walks", -1.0))
+    outputs.close()
+    assert embedded(tmp_path / "out")[0]["scenes"][0]["picture"] is None
+
+
+def test_markdown_and_json_say_the_same(directory: Path) -> None:
+    told = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    assert [scene["text"] for scene in told["cameras"][0]["scenes"]] == [
+        "a man walks", "a red car is parked " + HOSTILE
+    ]  # fmt: skip
+    assert told["cameras"][0]["scenes"][1]["time"] == "2026-11-23T06:59:55.000000Z"
+    markdown = (directory / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"^- \d\d:59:50-\d\d:59:55 a man walks$", markdown, re.MULTILINE)
+    assert "<img" not in markdown and "\\*bold\\*" in markdown
+
+
+def shown(page: Path, query: str) -> str:
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         f"{page.as_uri()}?q={query}"],
+        capture_output=True, text=True, timeout=90, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_shows_searches_and_runs_no_caption(tmp_path: Path, directory: Path) -> None:
+    page = directory / "report.html"
+    everything = shown(page, "")
+    assert "2 of 2 entries" in everything and "<title>Watchword report</title>" in everything
+    assert len(re.findall(r"<img [^>]*src=.data:image/jpeg", everything)) == 2
+    assert "1 of 2 entries" in shown(page, "RED%20parked")
+    assert "0 of 2 entries" in shown(page, "unicorn")
+    alerts = CameraReport.of_cues(
+        "gate", [cue(0, 5, "a man"), cue(1, 4, "ALERT fight", severity="critical")], START, None
+    )
+    write_report(tmp_path, [alerts])
+    assert re.search(r'<li [^>]*class="alert"', shown(tmp_path / "report.html", "fight"))
