@@ -172,7 +172,11 @@ def test_unreachable_and_refusing_cameras_are_told_once_and_the_secret_never(tmp
         done = running.finish()
         assert not running.left_behind()
     assert done.returncode == 130, done.stderr
-    told = sorted(line for line in done.stderr.splitlines() if line.startswith("WARNING "))
+    told = sorted(
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith("WARNING ") and "no new frame for" not in line  # a starved machine
+    )
     assert len(told) == 2, done.stderr
     assert "away: rtsp://***@127.0.0.1:1/live: cannot reach 127.0.0.1:1" in told[0]
     assert "the camera refuses this user or password; correct them" in told[1]
