@@ -12,10 +12,11 @@ import typer
 
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.captioner import CaptionerError
-from pipeline.commands import alerts, rules
+from pipeline.commands import alerts, models, rules
 from pipeline.commands.check import check
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.commands.demo import demo
+from pipeline.commands.doctor import doctor
 from pipeline.commands.run import run
 from pipeline.commands.search import search
 from pipeline.commands.subscribe import subscribe
@@ -34,10 +35,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (run, demo, subscribe, search, check):
+for command in (run, demo, subscribe, search, check, doctor):
     app.command()(command)
 app.add_typer(rules.app, name="rules")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(models.app, name="models")
 
 _COMMANDS = frozenset(typer.main.get_group(app).commands)
 _OF_THE_APP = ("--help", "-h", "--install-", "--show-")
