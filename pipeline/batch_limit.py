@@ -12,7 +12,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _GROW_AFTER = 50
-_WORTHWHILE = 1.05
+_ENOUGH = 0.95
 
 
 class BatchLimit:
@@ -78,10 +78,11 @@ def best_batch_size(
 ) -> int:
     """Find the knee of the throughput by measuring: powers of two up to ``most``.
 
-    Doubling stops when it brings less than 5 % more items a second, when a batch takes longer
-    than ``budget_s``, or when there is no memory for it. ``work(n)`` does a batch of n.
+    Gives the smallest size that does 95 % of the most items a second, among those whose batch
+    takes at most ``budget_s`` and for which there is memory. ``work(n)`` does a batch of n.
     """
-    best, best_rate, size = 1, 0.0, 1
+    rates: dict[int, float] = {}
+    size = 1
     while size <= most:
         try:
             work(size)  # the first run of a size may set it up
@@ -92,7 +93,9 @@ def best_batch_size(
                 raise
             break
         took_s = max(clock() - began_s, 1e-9)
-        if size > 1 and (took_s > budget_s or size / took_s < best_rate * _WORTHWHILE):
+        if rates and took_s > budget_s:
             break
-        best, best_rate, size = size, size / took_s, size * 2
-    return best
+        rates[size] = size / took_s
+        size *= 2
+    enough = _ENOUGH * max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= enough)
