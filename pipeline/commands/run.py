@@ -44,7 +44,12 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
-    """Caption cameras and recordings, and raise alerts."""
+    """Caption cameras and recordings, and raise alerts.
+
+    Examples: watchword run lobby=rtsp://user:password@10.0.0.5/stream
+
+    watchword run "recordings/*.mp4" --output out --format vtt,report
+    """
     overrides: dict[str, dict[str, object]] = {
         "model": {"name": model, "beam_size": beam_size, "device": device, "runtime": runtime},
         "capture": {"analysis_fps": analysis_fps, "captions_per_second": captions_per_second},
