@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
@@ -20,6 +20,7 @@ from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
 from models.encoders import Encoder
 from models.explanations import grids_over_picture
 from models.fusion import Memory
+from models.grounding import Grounding, Thresholds
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
 from models.transforms import to_square
@@ -72,6 +73,7 @@ class Captioner(nn.Module):
 
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
+        grounding: Thresholds of hazard evidence that captions are held against.
         concept_words: What :meth:`detect` knows, lemmas, in the order of the concept head.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
 
@@ -84,6 +86,7 @@ class Captioner(nn.Module):
         vocabulary: Vocabulary,
         input_size: int,
         concept_words: Sequence[str] = (),
+        thresholds: Mapping[str, Thresholds] | None = None,
     ) -> None:
         super().__init__()
         if len(concept_words) != decoder.config.concept_count:
@@ -95,6 +98,7 @@ class Captioner(nn.Module):
         self.vocabulary = vocabulary
         self.input_size = input_size
         self.concept_words = tuple(concept_words)
+        self.grounding = Grounding(dict(thresholds or {}), vocabulary)
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
         never = _forbidden_tokens(vocabulary)
@@ -173,11 +177,32 @@ class Captioner(nn.Module):
             return []
         ready = self.prepare(windows)
         paths = self._search(ready, beam_size, max_words, decoding)
+        if decoding.grounded and decoding.plain and self.grounding.thresholds:
+            paths = self._grounded(ready, paths, beam_size, max_words, decoding)
         frames: list[int] = ready.mask.sum(1).tolist()
         return [
             self._hypothesis(path, own[-count:])
             for path, own, count in zip(paths, ready.features, frames, strict=True)
         ]
+
+    def _grounded(
+        self,
+        windows: Prepared,
+        found: list[list[Path]],
+        beam_size: int,
+        max_words: int,
+        decoding: Decoding,
+    ) -> list[list[Path]]:
+        hazards = [hazard for hazard in self.grounding.thresholds if hazard in self.concept_words]
+        columns = [self.concept_words.index(hazard) for hazard in hazards]
+        rows: list[list[float]] = windows.memory.concepts[:, columns].T.tolist()
+        return self.grounding.ground(
+            windows,
+            found,
+            dict(zip(hazards, rows, strict=True)),
+            lambda some, options: self._search(some, beam_size, max_words, options),
+            decoding,
+        )
 
     @torch.inference_mode()
     def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:

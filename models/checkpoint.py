@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from models.captioner import Captioner
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import EncoderError, build_encoder
+from models.grounding import Thresholds
 from models.vocabulary import Vocabulary
 
 __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
@@ -40,6 +41,7 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
         "encoder": captioner.encoder.name,
         "input_size": captioner.input_size,
         "decoder": asdict(captioner.decoder.config),
+        "thresholds": {h: asdict(t) for h, t in captioner.grounding.thresholds.items()},
         "sha256": _sha256(folder / _TENSORS),
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -63,7 +65,9 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         concepts = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
         input_size = int(config["input_size"])
         decoder = Decoder(decoder_config)
-        captioner = Captioner(encoder, decoder, vocabulary, input_size, concepts)
+        given = config.get("thresholds", {})
+        thresholds = {hazard: Thresholds(**values) for hazard, values in given.items()}
+        captioner = Captioner(encoder, decoder, vocabulary, input_size, concepts, thresholds)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:

@@ -35,7 +35,8 @@ class Decoding:
     ``samples`` captions drawn from the nucleus at ``temperature``. ``latent_samples`` draws so many
     latents of a model that has them, and searches once for each. ``seed`` fixes what is drawn.
     ``consensus`` takes, instead of the most likely, the caption that the others agree with most:
-    of all ``hypotheses``, or of those of the single ``frames`` of a window.
+    of all ``hypotheses``, or of those of the single ``frames`` of a window. ``grounded`` holds
+    hazards that are said against the evidence (:mod:`models.grounding`), in plain beam search.
     """
 
     forced_words: tuple[str | tuple[str, ...], ...] = ()
@@ -51,6 +52,7 @@ class Decoding:
     latent_samples: int = 0
     seed: int = 0
     consensus: Literal["none", "hypotheses", "frames"] = "none"
+    grounded: bool = True
 
     def __post_init__(self) -> None:
         """Raise ValueError for options that contradict each other."""
@@ -61,6 +63,16 @@ class Decoding:
             raise ValueError("min_words and latent_samples are 0 or more, samples 1 or more")
         if self.consensus not in ("none", "hypotheses", "frames"):
             raise ValueError(f"consensus is none, hypotheses or frames, not {self.consensus!r}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is beam search with nothing but numbers changed."""
+        return (
+            not self.draws
+            and not self.forced_words
+            and self.diverse_groups == 1
+            and self.consensus == "none"
+        )
 
     @property
     def draws(self) -> bool:

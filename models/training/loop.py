@@ -23,6 +23,7 @@ from models.concepts import HazardReadout
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder, load_imagenet_weights
 from models.fusion import Memory
+from models.grounding import Thresholds
 from models.training.concepts import (
     HAZARD_CONCEPTS,
     ConceptLabels,
@@ -32,7 +33,7 @@ from models.training.concepts import (
 from models.training.data import TrainingBatch, batches, caption_tensor, maps_of
 from models.training.features import CacheSettings, FeatureCache
 from models.training.losses import CiderReward, cross_entropy, self_critical_loss
-from models.training.readout import OutOfFold, fit_readout, readout_samples
+from models.training.readout import OutOfFold, choose_thresholds, fit_readout, readout_samples
 from models.training.sources import Sample
 from models.training.tuning import plain_state, tune
 from models.training.variational import kl_weight, variational_loss
@@ -81,6 +82,11 @@ class TrainingConfig:
     readout: bool = False
     encoder_blend: float = 1.0
     """Share of the fine-tuned upper encoder in what is kept; the rest is the starting weights."""
+    false_hazards: Mapping[str, float] = field(default_factory=dict)
+    """By hazard, the share of pictures without it where evidence may make captions name it; one
+    in a hundred where it is not named."""
+    missed_hazards: float = 0.05
+    """Share of pictures with a hazard where evidence may keep captions from naming it."""
     readout_company: int = 1500
     """How many pictures without labelled hazards the read-out is fitted on beside the others."""
     repeats: Mapping[str, int] = field(default_factory=dict)
@@ -208,7 +214,14 @@ class Trainer:
                 self.vocabulary,
                 self.config.input_size,
                 self.labels.words,
+                self._thresholds(),
             ),
+        )
+
+    def _thresholds(self) -> dict[str, Thresholds]:
+        config = self.config
+        return choose_thresholds(
+            self.train, self.out_of_fold, config.false_hazards, config.missed_hazards
         )
 
     @torch.no_grad()

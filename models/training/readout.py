@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,15 @@ from torch.nn import functional as F
 
 from models.concepts import HazardReadout, pooled_features
 from models.evaluation.evidence import EvidenceCase, score_evidence
+from models.grounding import Thresholds
 from models.training.concepts import HAZARD_CONCEPTS, hazard_labels
 from models.training.sources import Sample
 
-__all__ = ["OutOfFold", "fit_readout", "readout_samples"]
+__all__ = ["OutOfFold", "choose_thresholds", "fit_readout", "readout_samples"]
 
 _FOLDS = 5
 _PENALTIES = (0.03, 0.1, 0.3)
+_FALSE_RATE = 0.01
 _FEW_SCENES = 8
 """With fewer scenes of clips that show a hazard, its motion says too little."""
 
@@ -63,6 +65,38 @@ def fit_readout(
         key: probabilities[[row for row, other in enumerate(keys) if other == key]].mean(0)
         for key in dict.fromkeys(keys)
     }
+
+
+def choose_thresholds(
+    samples: Sequence[Sample],
+    out_of_fold: OutOfFold,
+    false_rates: Mapping[str, float],
+    missed_rate: float,
+) -> dict[str, Thresholds]:
+    """Choose, on out-of-fold probabilities, when captions may and when they must name a hazard.
+
+    Args:
+        samples: Training samples.
+        out_of_fold: What :func:`fit_readout` gave.
+        false_rates: By hazard, the share of samples without it that may lie above ``say``.
+        missed_rate: Share of samples with the hazard that may lie below ``deny``.
+
+    """
+    thresholds = {}
+    for number, hazard in enumerate(HAZARD_CONCEPTS):
+        shown: list[float] = []
+        quiet: list[float] = []
+        for sample in samples:
+            visible = hazard_labels(sample)[hazard]
+            if visible is not None and sample.key in out_of_fold:
+                probability = float(out_of_fold[sample.key][number])
+                (shown if visible else quiet).append(probability)
+        if shown and quiet:
+            rate = false_rates.get(hazard, _FALSE_RATE)
+            say = float(torch.quantile(torch.tensor(quiet), 1 - rate))
+            deny = float(torch.quantile(torch.tensor(shown), missed_rate))
+            thresholds[hazard] = Thresholds(round(min(deny, say), 4), round(say, 4))
+    return thresholds
 
 
 @dataclass(frozen=True)

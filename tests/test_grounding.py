@@ -1,0 +1,100 @@
+"""A caption names a hazard when, and only when, the evidence bears it out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.captioner import Captioner
+from models.decoders import Decoder, DecoderConfig
+from models.decoding import Decoding
+from models.encoders import build_encoder
+from models.grounding import Thresholds
+from models.hazard_words import HAZARD_WORDS, names_hazard
+from models.vocabulary import Vocabulary
+
+WORDS = ["<pad>", "<begin>", "<end>", "<unknown>"]
+WORDS += ["a", "man", "dog", "street", "fire", "burning", "fighting", "fight", "lying"]
+
+
+def captioner(thresholds: dict[str, Thresholds], loud: str = "") -> Captioner:
+    """A captioner of random weights that says ``loud`` rather often, and hazards seldom."""
+    torch.manual_seed(6)
+    encoder = build_encoder("test_efficientnet")
+    config = DecoderConfig(
+        len(WORDS), encoder.feature_size, 16, 24, 20, 12, attention="dot", concept_count=2
+    )
+    decoder = Decoder(config)
+    for word in ("fire", "burning", "fighting", "fight"):
+        decoder.output.bias.data[WORDS.index(word)] -= 2.0
+    if loud:
+        decoder.output.bias.data[WORDS.index(loud)] += 6.0
+    made = Captioner(encoder, decoder, Vocabulary(WORDS), 64, ("fire", "fight"), thresholds)
+    return made.eval()
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    random = np.random.default_rng(count)
+    return [random.integers(0, 256, (48, 80, 3), np.uint8) for _ in range(count)]
+
+
+def silent(hazard: str) -> dict[str, Thresholds]:
+    return {hazard: Thresholds(deny=1.0, say=2.0)}  # no evidence is ever enough
+
+
+def certain(hazard: str) -> dict[str, Thresholds]:
+    return {hazard: Thresholds(deny=0.0, say=0.0)}  # any evidence is enough
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_strong_evidence_makes_a_silent_caption_speak(beam_size: int):
+    clips = pictures(3)
+    plain = captioner({}).caption(clips, beam_size=beam_size)
+    assert not all(names_hazard(h.text, "fire") for h in plain)
+    grounded = captioner(certain("fire")).caption(clips, beam_size=beam_size)
+    assert all(names_hazard(h.text, "fire") for h in grounded)
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_weak_evidence_keeps_a_loud_caption_from_it(beam_size: int):
+    clips = pictures(3)
+    plain = captioner({}, loud="fighting").caption(clips, beam_size=beam_size)
+    assert any(names_hazard(h.text, "fight") for h in plain)
+    grounded = captioner(silent("fight"), loud="fighting").caption(clips, beam_size=beam_size)
+    assert not any(names_hazard(h.text, "fight") for h in grounded)
+
+
+def test_captions_that_agree_with_the_evidence_stay_as_they_are():
+    clips = pictures(4)
+    plain = captioner({}).caption(clips)
+    quiet = {"fire": Thresholds(0.0, 1.1), "fight": Thresholds(0.0, 1.1)}
+    for one, other in zip(plain, captioner(quiet).caption(clips), strict=True):
+        assert one.text == other.text
+        assert one.log_probability == other.log_probability
+
+
+def test_a_batch_is_grounded_as_its_clips_one_by_one():
+    made = captioner(certain("fire"))
+    clips = pictures(3)
+    for clip, expected in zip(clips, made.caption(clips), strict=True):
+        assert made.caption([clip])[0].text == expected.text
+
+
+def test_grounding_can_be_left_out_and_leaves_other_decoding_alone():
+    clips = pictures(2)
+    plain = captioner({}).caption(clips)
+    made = captioner(certain("fire"))
+    ungrounded = made.caption(clips, decoding=Decoding(grounded=False))
+    assert [h.text for h in ungrounded] == [h.text for h in plain]
+    drawn = [Decoding(top_p=0.9, samples=2)] * 2
+    one, other = (
+        m.caption(clips, decoding=d) for m, d in zip((made, captioner({})), drawn, strict=True)
+    )
+    assert [h.text for h in one] == [h.text for h in other]
+
+
+def test_every_hazard_has_words():
+    assert all(
+        names_hazard(f"a {word} b", h) for h, words in HAZARD_WORDS.items() for word in words
+    )
