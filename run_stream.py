@@ -10,9 +10,10 @@ from typing import TextIO
 
 import typer
 
+from models import commands as models
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.captioner import CaptionerError
-from pipeline.commands import alerts, models, rules
+from pipeline.commands import alerts, rules
 from pipeline.commands.check import check
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.commands.demo import demo

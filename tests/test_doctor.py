@@ -1,11 +1,10 @@
-"""``doctor`` and ``models`` on this machine, and on one that is not well."""
+"""``doctor`` on this machine, and on one that is not well."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 import run_stream
@@ -36,20 +35,3 @@ def test_doctor_captions_with_the_shipped_model(tmp_path: Path) -> None:
     code, found = findings("--config", str(config))
     assert (code, {finding["good"] for finding in found.values()}) == (0, {True})
     assert "ms a captioned frame" in str(found["model"]["says"])
-
-
-def test_models_are_listed_and_shown() -> None:
-    runner = CliRunner()
-    listed = runner.invoke(run_stream.app, ["models", "list", "--json"])
-    names = [json.loads(line)["name"] for line in listed.stdout.splitlines()]
-    assert "default" in names
-    for name in names:
-        card = runner.invoke(run_stream.app, ["models", "show", name])
-        assert card.exit_code == 0 and "odel card" in card.stdout
-
-
-def test_a_model_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        run_stream.main(["models", "show", "nothing"])
-    assert left.value.code == 2
-    assert "default" in capsys.readouterr().err

@@ -70,3 +70,11 @@ def test_the_public_names_are_there_and_bring_no_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "True False True"
+
+
+def test_the_words_and_commands_of_models_bring_no_torch():
+    code = "import models, models.wording, models.commands, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
