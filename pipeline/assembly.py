@@ -158,6 +158,7 @@ class Run:
                 sinks=[*self._sinks(), telemetry.metrics],
                 metrics=telemetry.metrics,
                 on_camera_event=self._camera_events.tell,
+                keep_picture=self._outputs.picture,
             ),
             self._stack,
         )

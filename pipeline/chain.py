@@ -23,7 +23,7 @@ from pipeline.config import Config, SnapshotConfig
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, CameraEvent, FrameRef
 from pipeline.metrics import Metrics
-from pipeline.outputs.stage import OutputStage, Sink
+from pipeline.outputs.stage import OutputStage, PictureKeeper, Sink
 from pipeline.reload import Differences, camera_groups
 from pipeline.restarts import RestartBudget
 from pipeline.rules import RuleEngine, RuleSet
@@ -53,6 +53,7 @@ class ChainParts:
     sinks: Sequence[Sink]
     metrics: Metrics
     on_camera_event: Callable[[CameraEvent], None]
+    keep_picture: PictureKeeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,14 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
         Worker(batcher, _frames_inlet(parts, frames), batches, *told),
         Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
         Worker(rule_stage, Inlet(captions, idle_s=_IDLE_S), judged, *told),
-        Worker(OutputStage(parts.sinks), Inlet(judged, _CAPTIONS_AHEAD), None, *told),
+        Worker(_outputs(parts), Inlet(judged, _CAPTIONS_AHEAD), None, *told),
     ]
     supervisor = Supervisor(capture, workers, accounting.abandon)
     return Chain(capture, supervisor, accounting, rule_stage, lanes)
+
+
+def _outputs(parts: ChainParts) -> OutputStage:
+    return OutputStage(parts.sinks, keep_picture=parts.keep_picture)
 
 
 def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRef]:

@@ -18,11 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.messages import Caption, FrameStamp
+from pipeline.alerts.snapshot import encode_snapshot
+from pipeline.messages import Alert, AlertState, Caption, FrameStamp
 from pipeline.outputs import CameraSource, OutputSet
 from pipeline.outputs.cues import Cue, caption_cues
 from pipeline.outputs.report import MOST_PICTURES, CameraReport, write_report
 from pipeline.outputs.scenes import clock, hours, scenes
+from pipeline.outputs.stage import OutputStage
+from pipeline.rules.stage import Judged
 
 START = datetime(2026, 11, 23, 6, 59, 50, tzinfo=timezone.utc)
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
@@ -110,6 +113,34 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "out"
 
 
+def started(at_s: float, caption: str = "two men are fighting " + HOSTILE) -> Alert:
+    moment = START + timedelta(seconds=at_s)
+    return Alert(
+        "0123abcd", 1, AlertState.STARTED, "fight", "warning", (),
+        FrameStamp("gate", int(at_s), moment, 0, at_s), moment, moment, moment, 1, caption, 0.9, (),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A live camera's report: its pictures are the alerts' own, as the stage hands them."""
+    directory = tmp_path_factory.mktemp("live")
+    outputs = OutputSet(directory, [CameraSource("gate")], ("report",))
+    stage = OutputStage([outputs], keep_picture=outputs.picture)
+    said = Caption(FrameStamp("gate", 0, START, 0, 0.0), "a man walks", -1.0)
+    green = encode_snapshot(np.full((360, 640, 3), (0, 200, 0), np.uint8), None)
+    list(stage.process([Judged(said, ()), Judged(None, (started(0.0),), {"0123abcd": green})]))
+    outputs.close()
+    return directory
+
+
+def picture_of(entry: dict[str, Any]) -> np.ndarray[Any, Any]:
+    jpeg = np.frombuffer(base64.b64decode(entry["picture"].partition(",")[2]), np.uint8)
+    picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture
+
+
 def embedded(directory: Path) -> list[dict[str, Any]]:
     page = (directory / "report.html").read_text(encoding="utf-8")
     found = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
@@ -123,11 +154,30 @@ def test_the_page_holds_pictures_with_masks_and_fetches_nothing(directory: Path)
     assert not re.search(r"https?://|@import|<link|<script src", page)
     first, second = embedded(directory)[0]["scenes"]
     for scene, channel in ((first, 2), (second, 0)):
-        jpeg = np.frombuffer(base64.b64decode(scene["picture"].partition(",")[2]), np.uint8)
-        picture = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
-        assert picture is not None
+        picture = picture_of(scene)
         assert picture[:, 100:, channel].min() > 200, "not the frame of its time"
         assert picture[:, :60].max() < 40, "the mask is not black"
+
+
+def test_alerts_show_their_own_snapshot_also_of_a_live_camera(live: Path) -> None:
+    (camera,) = embedded(live)
+    picture = picture_of(camera["alerts"][0])
+    assert picture.shape[1] == 320 and abs(picture.mean(axis=(0, 1)) - (0, 200, 0)).max() < 8
+    assert camera["scenes"][0]["picture"] is None
+    assert not list(live.glob("*.part"))
+
+
+def test_a_resumed_run_keeps_the_snapshots_of_the_run_before(tmp_path: Path) -> None:
+    camera, jpeg = CameraSource("gate"), encode_snapshot(np.zeros((90, 160, 3), np.uint8), None)
+    first = OutputSet(tmp_path, [camera], ("report",))
+    first.picture(started(0.0), jpeg)
+    first.alert(started(0.0))
+    first.close(complete=False)
+    second = OutputSet(tmp_path, [camera], ("report",), resume=True)
+    second.picture(started(0.0), jpeg)
+    second.alert(started(0.0))
+    second.close()
+    assert picture_of(embedded(tmp_path)[0]["alerts"][0]).max() < 8
 
 
 def test_no_pictures_where_they_are_not_wanted(tmp_path: Path) -> None:
@@ -149,13 +199,37 @@ def test_markdown_and_json_say_the_same(directory: Path) -> None:
     assert "<img" not in markdown and "\\*bold\\*" in markdown
 
 
-def shown(page: Path, query: str) -> str:
+def shown(page: Path, query: str, hand: str = "") -> str:
+    """Return the page as the browser has it, after ``hand`` (JavaScript) has used it."""
+    if hand:
+        text = page.read_text(encoding="utf-8")
+        page = page.with_name("used.html")
+        page.write_text(
+            text.replace("</body>", f"<script>{hand}</script></body>"), encoding="utf-8"
+        )
     done = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
          f"{page.as_uri()}?q={query}"],
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
     return done.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_a_hand_that_types_and_ticks_filters_the_entries(live: Path) -> None:
+    page = live / "report.html"
+    typed = (
+        "const box = document.getElementById('query'); box.value = 'WALKS';"
+        "box.dispatchEvent(new Event('input'));"
+    )
+    found = shown(page, "", typed)
+    assert "1 of 2 entries" in found
+    assert re.search(r'<li [^>]*class="alert warning"[^>]*hidden=""', found)
+    ticked = shown(page, "", "document.getElementById('alerts').click()")
+    assert "1 of 2 entries" in ticked
+    assert re.search(r'<li [^>]*class="scene"[^>]*hidden=""', ticked)
+    assert "<title>Watchword report</title>" in ticked, "a caption was run"
 
 
 @pytest.mark.browser
@@ -171,4 +245,4 @@ def test_a_browser_shows_searches_and_runs_no_caption(tmp_path: Path, directory:
         "gate", [cue(0, 5, "a man"), cue(1, 4, "ALERT fight", severity="critical")], START, None
     )
     write_report(tmp_path, [alerts])
-    assert re.search(r'<li [^>]*class="alert"', shown(tmp_path / "report.html", "fight"))
+    assert re.search(r'<li [^>]*class="alert critical"', shown(tmp_path / "report.html", "fight"))

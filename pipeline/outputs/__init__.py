@@ -113,6 +113,11 @@ class OutputSet:
         with self._lock:
             self._outputs[alert.stamp.camera].alert(alert)
 
+    def picture(self, alert: Alert, jpeg: bytes) -> None:
+        """Hand an alert's snapshot to its camera's files."""
+        with self._lock:
+            self._outputs[alert.stamp.camera].picture(alert, jpeg)
+
     def camera_event(self, event: CameraEvent) -> None:
         """Hand a camera's coming or going to its files."""
         with self._lock:

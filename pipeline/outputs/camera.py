@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -129,6 +130,13 @@ class CameraOutput:
         }
         self._journal.event(f"{alert.id}:{alert.state.value}:{alert.revision}", record)
 
+    def picture(self, alert: Alert, jpeg: bytes) -> None:
+        """Journal an alert's snapshot, where a file is to show it."""
+        if "report" in self.formats:
+            text = base64.b64encode(jpeg).decode("ascii")
+            record = {"kind": "picture", "alert_id": alert.id, "jpeg": text}
+            self._journal.event(f"{alert.id}:picture", record)
+
     def camera_event(self, event: CameraEvent) -> None:
         """Journal a camera's coming or going."""
         key = f"{event.camera}:{event.state.value}:{event.since.isoformat()}"
@@ -173,6 +181,7 @@ class CameraOutput:
         """What the run's report tells of this camera, with pictures where it is a recording."""
         file = self.source.file
         report = CameraReport.of_cues(self.source.name, self.cues(), self._media_zero(), file)
+        report = replace(report, snapshots=self._snapshots())
         if file is None or not self.source.pictures:
             return report
         return replace(report, pictures=thumbnails(file, report.picture_times(), self.source.masks))
@@ -184,6 +193,10 @@ class CameraOutput:
             return None
         moment = datetime.fromisoformat(first["line"]["time"].replace("Z", "+00:00"))
         return (moment - timedelta(seconds=first["at_s"])).astimezone()
+
+    def _snapshots(self) -> dict[str, bytes]:
+        records = self._records("picture")
+        return {each["alert_id"]: base64.b64decode(each["jpeg"]) for each in records}
 
     def _captions(self) -> Iterator[tuple[float, str]]:
         return ((record["at_s"], record["line"]["text"]) for record in self._records("caption"))

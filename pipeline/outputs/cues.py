@@ -22,7 +22,8 @@ SHORTEST_ALERT_MS = 3000
 class Cue:
     """A text on the screen from ``start_ms`` to ``end_ms`` (exclusive).
 
-    ``severity`` is None for a caption, else the alert's. ``said`` counts the captions merged.
+    ``severity`` is None for a caption, else the alert's, and ``alert_id`` its id. ``said`` counts
+    the captions merged.
     """
 
     start_ms: int
@@ -30,6 +31,7 @@ class Cue:
     text: str
     severity: str | None = None
     said: int = 1
+    alert_id: str = ""
 
 
 @dataclass
@@ -101,7 +103,9 @@ def alert_cues(alerts: Iterable[Mapping[str, Any]]) -> list[Cue]:
         text = f"ALERT {alert['rule']} ({alert['severity']}): {alert['caption']}"
         known = cues.get(alert["alert_id"])
         if known is None:
-            cues[alert["alert_id"]] = Cue(start, end, text, severity=alert["severity"])
+            cues[alert["alert_id"]] = Cue(
+                start, end, text, severity=alert["severity"], alert_id=alert["alert_id"]
+            )
         else:  # later revisions make it longer; what it says stays what raised it
             cues[alert["alert_id"]] = replace(
                 known, end_ms=max(known.end_ms, end), said=known.said + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import atomic_text
 from pipeline.outputs.lines import to_json_line
 from pipeline.outputs.scenes import Scene, clock, hours, scene_json, scenes
+from pipeline.outputs.thumbnails import smaller
 
 __all__ = ["MOST_PICTURES", "REPORT_FILES", "CameraReport", "write_report"]
 
 REPORT_FILES = ("report.html", "report.md", "report.json")
 MOST_PICTURES = 150
 """Thumbnails a camera; with more scenes only some of them get one, evenly spaced."""
+_TICKS = 4
+"""The timeline is labelled at its ends and between."""
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -28,7 +31,7 @@ class CameraReport:
     """What the report tells of one camera.
 
     ``started`` is the aware time of media time zero, if known; ``pictures`` are ``data:`` URLs by
-    scene start in ms.
+    scene start in ms, ``snapshots`` the JPEG pictures of alerts by alert id.
     """
 
     camera: str
@@ -36,7 +39,8 @@ class CameraReport:
     alerts: Sequence[Cue]
     started: datetime | None = None
     recording: Path | None = None
-    pictures: Mapping[int, str] | None = None
+    pictures: Mapping[int, str] = field(default_factory=dict)
+    snapshots: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of_cues(
@@ -91,24 +95,37 @@ def _for_json(camera: CameraReport) -> dict[str, Any]:
 
 
 def _for_page(camera: CameraReport) -> dict[str, Any]:
-    pictures = camera.pictures or {}
     return {
         "camera": camera.camera,
         "recording": None if camera.recording is None else camera.recording.absolute().as_uri(),
         "end_s": camera.end_ms / 1000,
+        "ticks": [clock(camera.end_ms * n // _TICKS, camera.started) for n in range(_TICKS + 1)],
         "scenes": [
             {
                 **scene_json(scene, camera.started),
-                "clock": clock(scene.start_ms, camera.started),
+                "clock": _span(scene, camera.started),
                 "also": [text for text in scene.shown_ms if text != scene.text][:8],
-                "picture": pictures.get(scene.start_ms),
+                "picture": camera.pictures.get(scene.start_ms),
             }
             for scene in camera.scenes
         ],
         "alerts": [
-            {**_alert(cue), "clock": clock(cue.start_ms, camera.started)} for cue in camera.alerts
+            {
+                **_alert(cue),
+                "clock": _span(cue, camera.started),
+                "picture": _snapshot(camera.snapshots.get(cue.alert_id)),
+            }
+            for cue in camera.alerts
         ],
     }
+
+
+def _span(entry: Scene | Cue, started: datetime | None) -> str:
+    return f"{clock(entry.start_ms, started)}\u2013{clock(entry.end_ms, started)}"
+
+
+def _snapshot(jpeg: bytes | None) -> str | None:
+    return None if jpeg is None else smaller(jpeg)
 
 
 def _alert(cue: Cue) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from typing import Protocol
 from pipeline.messages import Alert, Caption
 from pipeline.rules.stage import Judged
 
-__all__ = ["OutputStage", "Sink"]
+__all__ = ["OutputStage", "PictureKeeper", "Sink"]
+
+PictureKeeper = Callable[[Alert, bytes], None]
+"""Takes the JPEG snapshot of an alert, before the alert itself."""
 
 
 class Sink(Protocol):
@@ -26,9 +29,15 @@ class OutputStage:
 
     name = "outputs"
 
-    def __init__(self, sinks: Sequence[Sink], on_close: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        on_close: Callable[[], None] = lambda: None,
+        keep_picture: PictureKeeper = lambda alert, jpeg: None,
+    ) -> None:
         self._sinks = tuple(sinks)
         self._on_close = on_close
+        self._keep_picture = keep_picture
 
     def open(self) -> None:
         """Nothing to acquire."""
@@ -36,6 +45,9 @@ class OutputStage:
     def process(self, items: Sequence[Judged]) -> Iterable[None]:
         """Hand everything to every sink: a caption before the alerts it caused."""
         for item in items:
+            for alert in item.alerts:
+                if alert.id in item.pictures:
+                    self._keep_picture(alert, item.pictures[alert.id])
             for sink in self._sinks:
                 if item.caption is not None:
                     sink.caption(item.caption)

@@ -29,10 +29,14 @@ _LAST_TRIES, _TRY_EVERY_S = 10, 0.5
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A caption, or alert revisions: those that a caption caused come after it."""
+    """A caption, or alert revisions: those that a caption caused come after it.
+
+    ``pictures`` are the JPEG snapshots of alerts that start, by alert id.
+    """
 
     caption: Caption | None
     alerts: tuple[Alert, ...]
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,8 @@ class RuleStage:
         self.started.update(a.rule for a in alerts if a.state is AlertState.STARTED)
         # Apart, so that the caption goes on when only the alerts have to wait for the store.
         seen = () if caption is None else (Work(Judged(caption, ()), captions=(caption,)),)
-        raised = (Work(Judged(None, named), events),) if named else ()
+        taken = {key: picture for key, picture in pictures.items() if picture is not None}
+        raised = (Work(Judged(None, named, taken), events),) if named else ()
         yield from self._save(*seen, *raised)
 
     def _save(self, *new: Work[Judged]) -> Iterable[Judged]:
@@ -172,4 +177,4 @@ class RuleStage:
         for judged, numbers in durable:
             numbered = zip(judged.alerts, numbers, strict=True)
             alerts = tuple(replace(alert, seq=seq) for alert, seq in numbered)
-            yield Judged(judged.caption, alerts)
+            yield Judged(judged.caption, alerts, judged.pictures)
