@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from pipeline.camera_feed import CameraSpec
 from pipeline.config import Config
 from pipeline.moments import parse_moment
 from pipeline.outputs.terminal import CameraInfo
+from pipeline.recording_time import named_time
 from pipeline.sources import Source, SourceError
 
 __all__ = ["camera_infos", "camera_specs"]
@@ -19,7 +21,8 @@ def camera_specs(
 ) -> list[CameraSpec]:
     """Join sources with what the configuration says of their cameras.
 
-    ``start_time`` (RFC 3339) is when the recordings began, for those that do not say.
+    When a recording began is told, first of all, by its camera's configuration; then by the file's
+    name; then by ``start_time`` (RFC 3339); and without any of them by the file itself.
 
     Raises:
         SourceError: A start time is no time.
@@ -29,8 +32,8 @@ def camera_specs(
     for name, source in sources:
         own = config.cameras.get(name)
         capture = config.capture if own is None else config.capture_of(name)
-        start = start_time if own is None or own.start_time is None else own.start_time
-        moment = None if start is None else _aware(name, start)
+        zone = None if capture.time_zone is None else ZoneInfo(capture.time_zone)
+        moment = _start(name, source, None if own is None else own.start_time, start_time, zone)
         masks = () if own is None else own.masks
         specs.append(CameraSpec(name, source, capture, moment, masks))
     return specs
@@ -41,8 +44,19 @@ def camera_infos(specs: Sequence[CameraSpec]) -> list[CameraInfo]:
     return [CameraInfo(spec.name, spec.source.display) for spec in specs]
 
 
-def _aware(camera: str, text: str) -> datetime:
+def _start(
+    camera: str, source: Source, own: str | None, common: str | None, zone: ZoneInfo | None
+) -> datetime | None:
+    if source.live:
+        return None
+    if own is None and (named := named_time(source, zone)) is not None:
+        return named
+    text = common if own is None else own
+    return None if text is None else _aware(camera, text, zone)
+
+
+def _aware(camera: str, text: str, zone: ZoneInfo | None) -> datetime:
     try:
-        return parse_moment(text)
+        return parse_moment(text, zone=zone)
     except ValueError as error:
         raise SourceError(f"{camera}: start time {error}") from None

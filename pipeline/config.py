@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -37,6 +38,7 @@ __all__ = [
     "SnapshotConfig",
     "StoreConfig",
     "WebhookConfig",
+    "known_time_zone",
     "load_config",
     "load_yaml_model",
 ]
@@ -78,6 +80,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+def known_time_zone(name: str) -> str:
+    """Return the name of a time zone as it is.
+
+    Raises:
+        ValueError: The time zone database knows no such name.
+
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}; names look like Europe/Paris") from None
+    return name
+
+
 class CaptureConfig(Strict):
     """How frames are grabbed; every value can be set per camera too."""
 
@@ -107,6 +123,13 @@ class CaptureConfig(Strict):
     """Frames are skipped once a scene has been still for so long; one a period is kept."""
     preview_pixels: Annotated[int, Field(ge=64, le=1920)] = 640
     """Longest side, in pixels, of the picture kept for snapshots."""
+    time_zone: str | None = None
+    """Zone of times in recordings' names and of start times without one. None: this machine's."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_is_known(cls, name: str | None) -> str | None:
+        return name if name is None else known_time_zone(name)
 
 
 class CameraConfig(Strict):

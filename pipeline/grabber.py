@@ -44,10 +44,11 @@ from pipeline.pictures import (
     unmasked,
 )
 from pipeline.readers import FrameReader, Grab, open_reader, quiet_libraries
+from pipeline.recording_time import recorded_at
 from pipeline.redaction import redact
 from pipeline.sight import SightJudge
 from pipeline.slots import FrameSlots
-from pipeline.sources import SourceKind, recorded_at
+from pipeline.sources import SourceKind
 
 __all__ = ["Grabber", "run"]
 

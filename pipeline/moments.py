@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
 __all__ = ["parse_age", "parse_moment"]
 
@@ -24,8 +24,10 @@ def parse_age(text: str) -> float:
     return float(age[1]) * _SECONDS[age[2]]
 
 
-def parse_moment(text: str, now: datetime | None = None) -> datetime:
-    """Return an aware time for a time (RFC 3339; without a zone it is local) or an age (``2h``).
+def parse_moment(text: str, now: datetime | None = None, zone: tzinfo | None = None) -> datetime:
+    """Return an aware time for a time (RFC 3339) or an age (``2h``).
+
+    A time that names no zone is in ``zone``; None: this machine's.
 
     Raises:
         ValueError: It is neither.
@@ -39,4 +41,6 @@ def parse_moment(text: str, now: datetime | None = None) -> datetime:
         raise ValueError(
             f"{text!r} is not a time (2026-11-23T06:00:00Z) or an age (90s, 15m, 1h, 2d)"
         ) from None
-    return moment if moment.tzinfo is not None else moment.astimezone()
+    if moment.tzinfo is not None:
+        return moment
+    return moment.astimezone() if zone is None else moment.replace(tzinfo=zone)

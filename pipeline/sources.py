@@ -6,7 +6,6 @@ import glob
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -22,7 +21,6 @@ __all__ = [
     "check_source",
     "expand_sources",
     "parse_source",
-    "recorded_at",
     "split_credentials",
 ]
 
@@ -35,9 +33,6 @@ VIDEO_SUFFIXES = frozenset(
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:|,,)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?(?=[/?#]|$)")
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.DOTALL)
-_CLOCK = re.compile(
-    r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)[-_ T.]?(\d\d)[-_.:]?(\d\d)[-_.:]?(\d\d)(?!\d)"
-)
 
 
 class SourceError(ValueError):
@@ -124,23 +119,6 @@ def split_credentials(rest: str) -> tuple[str | None, str]:
     else:
         mark = min(hosts)
     return rest[:mark], rest[mark + 1 :]
-
-
-def recorded_at(source: Source, duration_s: float | None) -> datetime:
-    """When a recording began, aware UTC; a function of the file alone, so that a replay agrees.
-
-    A time in the file's name (``cam1_2026-11-23_06-00-00.mp4``, read as UTC) wins. Otherwise the
-    file's modification time less its duration, since recorders write a file's end last.
-    """
-    path = Path(source.location)
-    found = _CLOCK.search(path.stem)
-    if found:
-        try:
-            return datetime(*(int(part) for part in found.groups()), tzinfo=timezone.utc)  # type: ignore[arg-type, misc]
-        except ValueError:
-            pass  # digits that are no date
-    modified_s = path.stat().st_mtime - (duration_s or 0.0)
-    return datetime.fromtimestamp(modified_s, tz=timezone.utc)
 
 
 def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:

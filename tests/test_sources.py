@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.frame_clock import FrameSampler, MediaClock
 from pipeline.redaction import redact
-from pipeline.sources import SourceError, SourceKind, expand_sources, parse_source, recorded_at
+from pipeline.sources import SourceError, SourceKind, expand_sources, parse_source
 
 PASSWORDS = st.text(alphabet="abzé漢019@:/#?!&=$+%", min_size=1, max_size=12)
 
@@ -88,13 +87,6 @@ def test_what_cannot_be_a_video_is_refused_with_one_line(
     with pytest.raises(SourceError, match=said) as caught:
         expand_sources([str(path)])
     assert "\n" not in str(caught.value)
-
-
-def test_a_time_in_the_name_wins_over_the_files_own(tmp_path: Path):
-    path = tmp_path / "cam1_2026-11-23_06-00-00.mp4"
-    path.write_bytes(b"\0")
-    start = recorded_at(parse_source(str(path)), 10.0)
-    assert start == datetime(2026, 11, 23, 6, tzinfo=timezone.utc)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 120))

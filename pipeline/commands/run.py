@@ -40,7 +40,12 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
     format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco,report")] = None,
-    start_time: Annotated[str | None, typer.Option(help="When a recording began.")] = None,
+    start_time: Annotated[
+        str | None, typer.Option(help="When recordings began whose names do not say it.")
+    ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="Of times in recordings' names: Europe/Paris.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
@@ -52,7 +57,11 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     """
     overrides: dict[str, dict[str, object]] = {
         "model": {"name": model, "beam_size": beam_size, "device": device, "runtime": runtime},
-        "capture": {"analysis_fps": analysis_fps, "captions_per_second": captions_per_second},
+        "capture": {
+            "analysis_fps": analysis_fps,
+            "captions_per_second": captions_per_second,
+            "time_zone": time_zone,
+        },
         "rules": {"file": None if rules is None else str(rules)},
         "redis": {"url": redis_url},
         "output": {

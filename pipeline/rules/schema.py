@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from datetime import time
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import re2
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pipeline.config import Strict
+from pipeline.config import Strict, known_time_zone
 from pipeline.rules.lexicon import LexiconFile
 from pipeline.rules.patterns import check_pattern
 
@@ -102,11 +101,7 @@ class Schedule(Strict):
     @field_validator("time_zone")
     @classmethod
     def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"unknown time zone {name!r}; names look like Europe/Paris") from None
-        return name
+        return known_time_zone(name)
 
 
 class Zone(Strict):
