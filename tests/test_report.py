@@ -180,6 +180,39 @@ def test_a_resumed_run_keeps_the_snapshots_of_the_run_before(tmp_path: Path) -> 
     assert picture_of(embedded(tmp_path)[0]["alerts"][0]).max() < 8
 
 
+def test_a_contact_sheet_shows_the_snapshot_and_the_recording_around_the_alert(
+    tmp_path: Path,
+) -> None:
+    left = ((0.0, 0.0), (0.4, 0.0), (0.4, 1.0), (0.0, 1.0))
+    source = CameraSource("gate", recording(tmp_path / "gate.avi"), masks=(left,))
+    outputs = OutputSet(tmp_path / "out", [source], ("report",))
+    green = encode_snapshot(np.full((180, 320, 3), (0, 200, 0), np.uint8), None)
+    outputs.picture(started(5.0), green)
+    outputs.alert(started(5.0))
+    (sheet,) = (path for path in outputs.close() if path.suffix == ".png")
+    assert sheet.name == "gate.alert-00h00m05s-0123abcd.png"
+    assert embedded(tmp_path / "out")[0]["alerts"][0]["sheet"] == sheet.name
+    drawn = cv2.imread(str(sheet))
+    assert drawn is not None
+    places = [(row, column) for row in rows_of(drawn) for column in (8, 336, 664)]
+    # From 3 s to 8 s: red until 5 s, then blue; the left of each is masked.
+    shown = [int(np.argmax(drawn[row, column + 240])) for row, column in places]
+    assert shown == [1, 2, 2, 2, 0, 0, 0, 0, 0]
+    assert all(drawn[row, column + 40].max() < 40 for row, column in places[1:])
+
+
+def rows_of(sheet: np.ndarray[Any, Any]) -> list[int]:
+    """Return the middles of a sheet's three rows of pictures, which are 180 high."""
+    return [sheet.shape[0] - 16 - 90 - 208 * n for n in (2, 1, 0)]
+
+
+def test_a_live_cameras_sheet_is_its_snapshot(live: Path) -> None:
+    (path,) = live.glob("gate.alert-*.png")
+    sheet = cv2.imread(str(path))
+    assert sheet is not None
+    assert abs(sheet[-100, 100].astype(int) - (0, 200, 0)).max() < 8
+
+
 def test_no_pictures_where_they_are_not_wanted(tmp_path: Path) -> None:
     source = CameraSource("gate", recording(tmp_path / "gate.avi"), pictures=False)
     outputs = OutputSet(tmp_path / "out", [source], ("report",))

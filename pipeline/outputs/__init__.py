@@ -153,7 +153,11 @@ class OutputSet:
         if "report" not in self.formats:
             return []
         read = [output for name, output in self._outputs.items() if name not in unread]
-        return write_report(self.directory, [output.report() for output in read])
+        reports = [output.report() for output in read]
+        written = write_report(self.directory, reports)
+        for output, report in zip(read, reports, strict=True):
+            written.extend(output.write_sheets(report))
+        return written
 
     def _refuse_collisions(self, cameras: Sequence[CameraSource]) -> None:
         owners: dict[str, str] = {}

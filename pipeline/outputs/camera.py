@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.messages import Alert, CameraEvent, Caption, FrameStamp
+from pipeline.outputs.contact_sheets import sheet_names, write_sheets
 from pipeline.outputs.cues import Cue, alert_cues, caption_cues
 from pipeline.outputs.files import OutputError, atomic_text, make_directory
 from pipeline.outputs.journal import Journal, ResumeMark, read_journal
@@ -179,10 +180,11 @@ class CameraOutput:
 
     def report(self) -> CameraReport:
         """What the run's report tells of this camera, with pictures where it is a recording."""
-        file = self.source.file
-        report = CameraReport.of_cues(self.source.name, self.cues(), self._media_zero(), file)
+        name, file = self.source.name, self._pictured
+        report = CameraReport.of_cues(name, self.cues(), self._media_zero(), self.source.file)
         report = replace(report, snapshots=self._snapshots())
-        if file is None or not self.source.pictures:
+        report = replace(report, sheets=sheet_names(report, file))
+        if file is None:
             return report
         return replace(report, pictures=thumbnails(file, report.picture_times(), self.source.masks))
 
@@ -193,6 +195,20 @@ class CameraOutput:
             return None
         moment = datetime.fromisoformat(first["line"]["time"].replace("Z", "+00:00"))
         return (moment - timedelta(seconds=first["at_s"])).astimezone()
+
+    def write_sheets(self, report: CameraReport) -> list[Path]:
+        """Write the contact sheets that ``report`` names.
+
+        Raises:
+            OutputError: One cannot be written.
+
+        """
+        return write_sheets(self.directory, report, self._pictured, self.source.masks)
+
+    @property
+    def _pictured(self) -> Path | None:
+        """The recording that pictures may be taken from."""
+        return self.source.file if self.source.pictures else None
 
     def _snapshots(self) -> dict[str, bytes]:
         records = self._records("picture")

@@ -9,7 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["OutputError", "atomic_text", "explained", "make_directory", "temporary_beside"]
+__all__ = [
+    "OutputError",
+    "atomic_path",
+    "atomic_text",
+    "explained",
+    "make_directory",
+    "temporary_beside",
+]
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another --output",
@@ -57,8 +64,8 @@ def temporary_beside(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_text(path: Path) -> Iterator[IO[str]]:
-    """Write UTF-8 text that appears as ``path`` only when all of it is on the disk.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a path to write to; the file appears as ``path`` only when all of it is on the disk.
 
     Raises:
         OutputError: It cannot be written; ``path`` is then as it was before.
@@ -67,12 +74,26 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
     temporary = temporary_beside(path)
     with explained(path):
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                yield file
-                file.flush()
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """Write UTF-8 text that appears as ``path`` only when all of it is on the disk.
+
+    Raises:
+        OutputError: It cannot be written; ``path`` is then as it was before.
+
+    """
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        yield file

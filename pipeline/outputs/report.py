@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import atomic_text
@@ -31,7 +32,8 @@ class CameraReport:
     """What the report tells of one camera.
 
     ``started`` is the aware time of media time zero, if known; ``pictures`` are ``data:`` URLs by
-    scene start in ms, ``snapshots`` the JPEG pictures of alerts by alert id.
+    scene start in ms, ``snapshots`` the JPEG pictures of alerts by alert id, and
+    ``sheets`` the file names of their contact sheets.
     """
 
     camera: str
@@ -41,6 +43,7 @@ class CameraReport:
     recording: Path | None = None
     pictures: Mapping[int, str] = field(default_factory=dict)
     snapshots: Mapping[str, bytes] = field(default_factory=dict)
+    sheets: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_cues(
@@ -55,6 +58,10 @@ class CameraReport:
         """Return the starts in ms of the scenes that get a thumbnail."""
         step = max(1, -(-len(self.scenes) // MOST_PICTURES))
         return [scene.start_ms for scene in self.scenes[::step]]
+
+    def span(self, entry: Scene | Cue, dash: str = "-") -> str:
+        """Write from when to when something lasts."""
+        return dash.join(clock(at, self.started) for at in (entry.start_ms, entry.end_ms))
 
     @property
     def end_ms(self) -> int:
@@ -103,7 +110,7 @@ def _for_page(camera: CameraReport) -> dict[str, Any]:
         "scenes": [
             {
                 **scene_json(scene, camera.started),
-                "clock": _span(scene, camera.started),
+                "clock": camera.span(scene, "\u2013"),
                 "also": [text for text in scene.shown_ms if text != scene.text][:8],
                 "picture": camera.pictures.get(scene.start_ms),
             }
@@ -112,16 +119,13 @@ def _for_page(camera: CameraReport) -> dict[str, Any]:
         "alerts": [
             {
                 **_alert(cue),
-                "clock": _span(cue, camera.started),
+                "clock": camera.span(cue, "\u2013"),
+                "sheet": quote(camera.sheets.get(cue.alert_id, "")),
                 "picture": _snapshot(camera.snapshots.get(cue.alert_id)),
             }
             for cue in camera.alerts
         ],
     }
-
-
-def _span(entry: Scene | Cue, started: datetime | None) -> str:
-    return f"{clock(entry.start_ms, started)}\u2013{clock(entry.end_ms, started)}"
 
 
 def _snapshot(jpeg: bytes | None) -> str | None:
@@ -144,8 +148,7 @@ def _markdown(camera: CameraReport) -> Iterator[str]:
     for day, hour, found in hours(camera.scenes, camera.started):
         yield f"\n## {f'{day} {hour}'.strip()}\n"
         for scene in found:
-            start, end = (clock(at, camera.started) for at in (scene.start_ms, scene.end_ms))
-            yield f"- {start}-{end} {_plain(scene.text)}"
+            yield f"- {camera.span(scene)} {_plain(scene.text)}"
     yield ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.pictures import Polygons, black_out
 
-__all__ = ["smaller", "thumbnails"]
+__all__ = ["decoded", "frames", "smaller", "thumbnails"]
 
 _WIDTH_PIXELS = 192
 _SNAPSHOT_WIDTH_PIXELS = 320
@@ -20,7 +20,15 @@ _QUALITY = 60
 
 
 def thumbnails(file: Path, at_ms: Iterable[int], masks: Polygons = ()) -> dict[int, str]:
-    """Make a JPEG ``data:`` URL of the frame at each time; a time without a frame gives none.
+    """Make a JPEG ``data:`` URL of the frame at each time; a time without a frame gives none."""
+    found = ((at, _encoded(frame, _WIDTH_PIXELS)) for at, frame in frames(file, at_ms, masks))
+    return {at: url for at, url in found if url is not None}
+
+
+def frames(
+    file: Path, at_ms: Iterable[int], masks: Polygons = ()
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield time and frame, (H, W, 3) uint8 BGR; a time without a frame is passed over.
 
     Args:
         file: The recording.
@@ -30,29 +38,29 @@ def thumbnails(file: Path, at_ms: Iterable[int], masks: Polygons = ()) -> dict[i
     """
     capture = cv2.VideoCapture(str(file))
     try:
-        found = {at: _data_url(capture, at, masks) for at in at_ms}
+        for at in at_ms:
+            capture.set(cv2.CAP_PROP_POS_MSEC, float(at))
+            read, frame = capture.read()
+            if read:
+                picture = np.ascontiguousarray(frame, dtype=np.uint8)
+                black_out(picture, masks)
+                yield at, picture
     finally:
         capture.release()
-    return {at: url for at, url in found.items() if url is not None}
 
 
 def smaller(jpeg: bytes) -> str | None:
     """Make a JPEG ``data:`` URL of an alert's snapshot; None for what is no picture."""
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return (
-        None if picture is None else _encoded(np.asarray(picture, np.uint8), _SNAPSHOT_WIDTH_PIXELS)
-    )
+    picture = decoded(jpeg)
+    return None if picture is None else _encoded(picture, _SNAPSHOT_WIDTH_PIXELS)
 
 
-def _data_url(capture: cv2.VideoCapture, at_ms: int, masks: Polygons) -> str | None:
-    capture.set(cv2.CAP_PROP_POS_MSEC, float(at_ms))
-    read, frame = capture.read()
-    if not read:
+def decoded(jpeg: bytes) -> NDArray[np.uint8] | None:
+    """Decode a JPEG to (H, W, 3) uint8 BGR; None for what is no picture."""
+    if not jpeg:
         return None
-    picture = np.ascontiguousarray(frame, dtype=np.uint8)
-    if masks:
-        black_out(picture, masks)
-    return _encoded(picture, _WIDTH_PIXELS)
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return None if picture is None else np.asarray(picture, np.uint8)
 
 
 def _encoded(picture: NDArray[np.uint8], width_pixels: int) -> str | None:
