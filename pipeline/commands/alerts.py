@@ -53,7 +53,10 @@ def list_alerts(
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
-    """List alerts, the newest first, with what people have said about them."""
+    """List alerts, the newest first, with what people have said about them.
+
+    Example: watchword alerts list --status open --camera 'lobby*'
+    """
     known = ("open", "over", "acknowledged", "snoozed", "resolved")
     if status not in (None, *known):
         raise ValueError(f"--status {status!r} is none of {', '.join(known)}")
@@ -77,7 +80,10 @@ def show(
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
-    """Show all that is known of one alert."""
+    """Show all that is known of one alert.
+
+    Example: watchword alerts show 3f2a
+    """
     record = _with(redis_url, prefix, lambda reviewer: reviewer.show(alert_id))
     if json:
         print(_json(record.to_json()))
@@ -97,7 +103,10 @@ def ack(
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
-    """Acknowledge an alert: somebody has seen it, and it escalates no more."""
+    """Acknowledge an alert: somebody has seen it, and it escalates no more.
+
+    Example: watchword alerts ack 3f2a --note 'on my way'
+    """
     who = _who(by)
     _say(_with(redis_url, prefix, lambda reviewer: reviewer.acknowledge(alert_id, who, note)), json)
 
@@ -111,7 +120,10 @@ def resolve(
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
-    """Resolve an alert: nothing is left to do about it."""
+    """Resolve an alert: nothing is left to do about it.
+
+    Example: watchword alerts resolve 3f2a
+    """
     who = _who(by)
     _say(_with(redis_url, prefix, lambda reviewer: reviewer.resolve(alert_id, who, note)), json)
 
@@ -130,7 +142,10 @@ def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line libr
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
-    """Start no new alerts for a while; what is open goes on. `--for 0s` takes a snooze back."""
+    """Start no new alerts for a while; what is open goes on. `--for 0s` takes a snooze back.
+
+    Example: watchword alerts snooze --camera 'yard*' --rule loitering --for 2h
+    """
     duration_s = parse_age(duration)
     if (alert_id is None) == (camera is None and rule is None):
         raise ValueError("give the id of an alert, or --camera and --rule (either may be left out)")

@@ -30,7 +30,10 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     plot: Annotated[Path | None, typer.Option(help="Draw the curve: a .png or .svg file.")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Choose a threshold of a rule on labelled captions."""
+    """Choose a threshold of a rule on labelled captions.
+
+    Example: watchword rules calibrate --captions out/gate.jsonl --labels labels.jsonl --rule fight
+    """
     points = calibrate(
         read_captions(captions),
         read_labels(labels),

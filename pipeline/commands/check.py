@@ -16,7 +16,10 @@ __all__ = ["check"]
 
 
 def check(file: Annotated[Path, typer.Argument(help="A configuration or rules file.")]) -> None:
-    """Say everything that is wrong with a configuration; touches no network and no GPU."""
+    """Say everything that is wrong with a configuration; touches no network and no GPU.
+
+    Example: watchword check site.yaml
+    """
     if _is_rules_file(file):
         rule_set = load_rules(file)
     else:

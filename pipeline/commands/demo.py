@@ -25,7 +25,10 @@ def demo(
     videos: Annotated[list[str] | None, typer.Argument(help="Your own videos.")] = None,
     output: Annotated[Path, typer.Option(help="Where files are written.")] = Path("output/demo"),
 ) -> None:
-    """Caption two real clips (or your own videos), and read the alerts back from Redis."""
+    """Caption two real clips (or your own videos), and read the alerts back from Redis.
+
+    Example: watchword demo my.mp4 --output output/mine
+    """
     # What the clips show is no hazard; the demo's own rules watch for it and say so.
     sources = videos or [f"{name}={_demo_clip(file)}" for name, file in _CLIPS.items()]
     rules = SHIPPED_RULES if videos else DEMO_RULES

@@ -32,6 +32,8 @@ def test(
     """Replay stored captions through rules and print the events they would raise.
 
     With --against, print what they would raise and the old rules would not, and the reverse.
+
+    Example: watchword rules test --captions out/gate.jsonl --rules my-rules.yaml
     """
     if against is not None:
         _differences(captions, against, rules or SHIPPED_RULES)

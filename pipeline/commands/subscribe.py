@@ -26,7 +26,10 @@ def subscribe(  # noqa: PLR0913
     prefix: Annotated[str, typer.Option(help="Of the keys, as the run has it.")] = "watchword",
     json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Follow alerts as they come."""
+    """Follow alerts as they come.
+
+    Example: watchword subscribe --camera 'lobby*' --since 1h --json
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     events = follow(
         redis_url,

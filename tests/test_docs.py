@@ -1,0 +1,82 @@
+"""What the documents name is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+import typer
+import yaml
+
+import run_stream
+from pipeline.config import Config
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_COMMAND = re.compile(r"(?:(?<=bin/)|(?<![/\w]))watchword +([a-z]+)")
+
+
+def _commands() -> dict[str, click.Command]:
+    """Every command, those of groups as ``GROUP NAME``."""
+    found = {}
+    for name, command in typer.main.get_group(run_stream.app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {each}": inner[each] for each in inner} if inner else {name: command}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [t for t in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_code_are_commands(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    code = [*re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)]
+    code += re.findall(r"`(watchword [^`]+)`", text)
+    named = {name for part in code for name in _COMMAND.findall(part)}
+    assert named - set(run_stream._COMMANDS) == set()
+
+
+@pytest.mark.parametrize("name", sorted(_commands()))
+def test_every_command_has_an_example_that_it_takes(name: str) -> None:
+    examples = re.findall(r"(?m)(?:Examples?: |^)watchword (.+)$", _commands()[name].help or "")
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        assert words[: len(name.split())] == name.split()
+        _commands()[name].make_context(name, words[len(name.split()) :])
+
+
+def test_the_unit_is_one_for_systemd(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = (ROOT / "docs" / "watchword.service").read_text(encoding="utf-8")
+    here = tmp_path / "watchword.service"
+    here.write_text(unit.replace("/opt/watchword/bin/watchword", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(here)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_container_copies_all_that_the_package_is_made_of() -> None:
+    lines = (ROOT / "docs" / "Containerfile").read_text(encoding="utf-8").splitlines()
+    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
+    assert {"run_stream.py", "pipeline", "models", "configs", "pyproject.toml"} <= copied
+    assert all((ROOT / name).exists() for name in copied if not name.startswith(("-", "/")))
+
+
+def test_the_settings_that_guides_show_are_settings() -> None:
+    for name in ("quick-start.md", "deployment.md"):
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+            Config.model_validate(yaml.safe_load(block))
