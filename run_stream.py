@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 import typer
@@ -48,16 +50,13 @@ _OF_THE_APP = ("--help", "-h", "--install-", "--show-")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error becomes one line and an exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] not in _COMMANDS and not given[0].startswith(_OF_THE_APP):
-        given = ["run", *given]
-    sys.exit(_guarded(given))
+    sys.exit(_guarded(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _guarded(arguments: list[str]) -> int:
     try:
         _set_up_logging()
-        app(arguments, standalone_mode=True)
+        app(_with_a_command(arguments), standalone_mode=True)
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else ExitCode.FAILED
     except KeyboardInterrupt:
@@ -70,6 +69,16 @@ def _guarded(arguments: list[str]) -> int:
     except (StageFailed, StoreError, EmbeddedRedisError) as error:
         return _complain(error, ExitCode.FAILED)
     return ExitCode.DONE
+
+
+def _with_a_command(given: list[str]) -> list[str]:
+    """Bare sources mean ``run``; a command that is merely misspelt does not."""
+    if not given or given[0] in _COMMANDS or given[0].startswith(_OF_THE_APP):
+        return given
+    near = difflib.get_close_matches(given[0], _COMMANDS, 1)
+    if near and given[0].isalpha() and not Path(given[0]).exists():
+        raise WrongUse(f"{given[0]!r} is no command and no file; did you mean {near[0]!r}?")
+    return ["run", *given]
 
 
 def _complain(error: Exception, code: ExitCode) -> int:

@@ -7,8 +7,8 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -22,7 +22,7 @@ _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _COMMAND = re.compile(r"(?:(?<=bin/)|(?<![/\w]))watchword +([a-z]+)")
 
 
-def _commands() -> dict[str, click.Command]:
+def _commands() -> dict[str, Any]:
     """Every command, those of groups as ``GROUP NAME``."""
     found = {}
     for name, command in typer.main.get_group(run_stream.app).commands.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 import run_stream
@@ -35,3 +37,22 @@ def test_doctor_captions_with_the_shipped_model(tmp_path: Path) -> None:
     code, found = findings("--config", str(config))
     assert (code, {finding["good"] for finding in found.values()}) == (0, {True})
     assert "ms a captioned frame" in str(found["model"]["says"])
+
+
+def test_doctor_asks_the_redis_that_it_is_given(tmp_path: Path) -> None:
+    config = tmp_path / "site.yaml"
+    config.write_text("redis: {timeout_s: 0.2}\nmodel: {name: none}\n")
+    _, found = findings("--config", str(config), "--redis-url", "redis://:secret@127.0.0.1:1/0")
+    assert not found["redis"]["good"] and "secret" not in str(found["redis"])
+
+
+def test_doctor_says_what_a_machine_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 9 * 10**8, 10**8))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = tmp_path / "site.yaml"
+    config.write_text("capture: {key_frames_only: true}\nmodel: {name: none}\n")
+    code, found = findings("--config", str(config))
+    assert code == 1
+    assert "0.10 GB free" in str(found["store"]["says"])
+    assert "watchword[keyframes]" in str(found["decoder"]["says"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import shutil
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.assembly import CAPTIONER_FACTORY
 from pipeline.captioner import CaptionerError
 from pipeline.commands.common import SHIPPED_RULES, ExitCode
+from pipeline.commands.run import merged
 from pipeline.config import Config, load_config
 from pipeline.outputs.lines import to_json_line
 from pipeline.redaction import redact
@@ -30,6 +33,10 @@ from pipeline.services import start_captioner
 from pipeline.store import Store, StoreError
 
 __all__ = ["doctor"]
+
+
+_LEAST_FREE_GB = 0.5
+"""With less, days of captions and files end in a full disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +52,15 @@ class _Ill(Exception):
 
 def doctor(
     config: Annotated[Path | None, typer.Option(help="A configuration file.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Try decoder, store, Redis and model on this machine, with a configuration or without.
 
     Example: watchword doctor --config site.yaml
     """
-    settings = Config() if config is None else load_config(config)
+    loaded = Config() if config is None else load_config(config)
+    settings = merged(loaded, {"redis": {"url": redis_url}})
     tries: dict[str, Callable[[Config], str]] = {
         "decoder": _decoder, "store": _store, "redis": _redis, "model": _model, "player": _player
     }  # fmt: skip
@@ -90,11 +99,21 @@ def _decoder(settings: Config) -> str:
         read, frame = capture.read()
         capture.release()
     if not read or abs(float(np.mean(frame)) - 90) > 10:
-        raise _Ill("OpenCV cannot read a video it wrote; reinstall opencv-python-headless")
+        raise _Ill("OpenCV cannot read a video it wrote; reinstall opencv-python")
     ffmpeg = "FFMPEG:                      YES" in cv2.getBuildInformation()
     if not ffmpeg:
-        raise _Ill("OpenCV is built without FFmpeg: no RTSP; install opencv-python-headless by pip")
-    return f"OpenCV {cv2.__version__} with FFmpeg reads video"
+        raise _Ill("OpenCV is built without FFmpeg: no RTSP; install opencv-python by pip")
+    return f"OpenCV {cv2.__version__} with FFmpeg reads video; {_key_frame_reader(settings)}"
+
+
+def _key_frame_reader(settings: Config) -> str:
+    """PyAV, which ``key_frames_only`` needs and nothing else."""
+    if importlib.util.find_spec("av") is not None:
+        return f"PyAV {importlib.metadata.version('av')} reads key frames alone"
+    captures = [settings.capture, *map(settings.capture_of, settings.cameras)]
+    if any(capture.key_frames_only for capture in captures):
+        raise _Ill("key_frames_only needs PyAV; pip install 'watchword[keyframes]'")
+    return "no PyAV, and no need of it"
 
 
 def _store(settings: Config) -> str:
@@ -108,6 +127,8 @@ def _store(settings: Config) -> str:
         free_gb = shutil.disk_usage(place).free / 1e9
     except OSError as error:
         raise _Ill(f"{place} cannot be written: {error.strerror}; set store.path") from None
+    if free_gb < _LEAST_FREE_GB:
+        raise _Ill(f"{place} has only {free_gb:.2f} GB free; make room there, or set store.path")
     return f"{place} can be written, {free_gb:.1f} GB free"
 
 
