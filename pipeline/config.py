@@ -239,11 +239,14 @@ class StoreConfig(Strict):
     caption_max_mib: PositiveFloat = 1024.0
 
 
+OutputFormat = Literal["vtt", "srt", "jsonl", "coco", "video", "report"]
+
+
 class OutputConfig(Strict):
     """Files written beside the alerts."""
 
     directory: str = "output"
-    formats: tuple[Literal["vtt", "srt", "jsonl", "coco", "report"], ...] = ("vtt", "jsonl")
+    formats: tuple[OutputFormat, ...] = ("vtt", "jsonl")
 
 
 class SnapshotConfig(Strict):

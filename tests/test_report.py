@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media import write_video
 
 from pipeline.alerts.snapshot import encode_snapshot
-from pipeline.messages import Alert, AlertState, Caption, FrameStamp
-from pipeline.outputs import CameraSource, OutputSet
+from pipeline.messages import Alert, AlertState, Caption, FrameStamp, Region
+from pipeline.outputs import CameraSource, OutputError, OutputSet
 from pipeline.outputs.cues import Cue, caption_cues
 from pipeline.outputs.report import MOST_PICTURES, CameraReport, write_report
 from pipeline.outputs.scenes import clock, hours, scenes
@@ -211,6 +213,64 @@ def test_a_live_cameras_sheet_is_its_snapshot(live: Path) -> None:
     sheet = cv2.imread(str(path))
     assert sheet is not None
     assert abs(sheet[-100, 100].astype(int) - (0, 200, 0)).max() < 8
+
+
+def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
+    capture, found = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        found.append(read[1])
+    capture.release()
+    return found
+
+
+def test_the_video_shows_captions_alerts_and_their_place_at_their_times(tmp_path: Path) -> None:
+    corner = ((0.0, 0.4), (0.2, 0.4), (0.2, 0.6), (0.0, 0.6))
+    source = CameraSource("gate", recording(tmp_path / "gate.avi"), masks=(corner,))
+    outputs = OutputSet(tmp_path / "out", [source], ("video",))
+    outputs.caption(Caption(FrameStamp("gate", 0, START, 0, 0.0), "a man", -1.0))
+    placed = replace(started(5.0, "a fight"), region=Region(0.5, 0.25, 0.25, 0.5))
+    outputs.alert(placed)
+    assert outputs.close() == [tmp_path / "out" / "gate.mp4"]
+    frames = frames_of(tmp_path / "out" / "gate.mp4")
+    assert len(frames) == 50
+    quiet, alert, after = frames[23], frames[30], frames[45]  # at 5 a second: 4.6 s, 6 s and 9 s
+    assert all(frame[90, 20].max() < 40 for frame in (quiet, alert, after)), "the mask"
+    assert np.argmax(quiet[90, 160]) == 2 and np.argmax(alert[90, 220]) == 0, "not its frame"
+    banner, outline = np.s_[1:8, 300:318], np.s_[60:120, 160:162]
+    assert quiet[banner][:, :, 2].min() > 200, "a banner before the alert"
+    assert alert[banner][:, :, 0].max() < 200, "no banner in the alert"
+    assert after[banner][:, :, 0].min() > 200, "a banner after the alert"
+    assert alert[outline][:, :, 0].max() < 200 < after[outline][:, :, 0].min()
+    assert frames[5][-6:, 250:, 2].max() < 150 < frames[20][-6:, 250:, 2].min(), "the caption"
+
+
+def test_a_video_keeps_the_times_of_a_recording_whose_rate_varies(tmp_path: Path) -> None:
+    times = [0.0, 0.1, 0.2, *(3 + n / 10 for n in range(20))]
+    blue_from_3 = [np.full((96, 128, 3), (0, 0, 250 * (at >= 3)), np.uint8) for at in times]
+    file = write_video(tmp_path / "gate.mp4", times, pictures=blue_from_3)
+    (path,) = OutputSet(tmp_path / "out", [CameraSource("gate", file)], ("video",)).close()
+    capture = cv2.VideoCapture(str(path))
+    frame_s = 1 / capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    frames = frames_of(path)
+    blue = next(number for number, frame in enumerate(frames) if frame[48, 64, 0] > 200)
+    assert abs(blue * frame_s - 3.0) <= frame_s
+    assert abs(len(frames) * frame_s - 5.0) <= 2 * frame_s
+
+
+def test_a_video_is_made_of_whole_recordings_alone(tmp_path: Path) -> None:
+    file = recording(tmp_path / "gate.avi")
+    faces = CameraSource("faces", file, pictures=False)
+    cameras = [CameraSource("gate", file), CameraSource("live"), faces]
+    outputs = OutputSet(tmp_path / "out", cameras, ("video",))
+    assert outputs.close({"gate": False, "live": True, "faces": True}) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gate.part"]
+
+
+def test_a_video_never_overwrites_its_recording(tmp_path: Path) -> None:
+    file = recording(tmp_path / "gate.avi").rename(tmp_path / "gate.mp4")
+    with pytest.raises(OutputError, match="would be overwritten"):
+        OutputSet(tmp_path, [CameraSource("gate", file)], ("video",))
 
 
 def test_no_pictures_where_they_are_not_wanted(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
     redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
-    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco,report")] = None,
+    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco,video,report")] = None,
     start_time: Annotated[
         str | None, typer.Option(help="When recordings began whose names do not say it.")
     ] = None,

@@ -137,13 +137,16 @@ class OutputSet:
 
         """
         written: list[Path] = []
+        whole = {
+            name: complete if isinstance(complete, bool) else complete.get(name, False)
+            for name in self._outputs
+        }
         for name, output in self._outputs.items():
             if name not in unread:
-                written.extend(output.write())
+                written.extend(output.write(whole[name]))
         written.extend(self._write_report(unread))
         for name, output in self._outputs.items():
-            whole = complete if isinstance(complete, bool) else complete.get(name, False)
-            if whole or name in unread:
+            if whole[name] or name in unread:
                 output.discard()
             else:
                 output.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.messages import Alert, CameraEvent, Caption, FrameStamp
+from pipeline.outputs.annotated_video import boxes_of, write_video
+from pipeline.outputs.coco import to_coco
 from pipeline.outputs.contact_sheets import sheet_names, write_sheets
 from pipeline.outputs.cues import Cue, alert_cues, caption_cues
 from pipeline.outputs.files import OutputError, atomic_text, make_directory
@@ -26,6 +29,8 @@ from pipeline.outputs.thumbnails import thumbnails
 from pipeline.pictures import Polygons
 
 __all__ = ["FORMATS", "CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
+
+log = logging.getLogger(__name__)
 
 
 class Output(Protocol):
@@ -75,6 +80,7 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     "srt": (".srt",),
     "jsonl": (".jsonl", ".events.jsonl"),
     "coco": (".coco.json",),
+    "video": (".mp4",),
 }
 FORMATS = (*_SUFFIXES, "report")
 """``report`` is one for the whole run; the others are files of each camera."""
@@ -102,6 +108,9 @@ class CameraOutput:
 
     def __post_init__(self) -> None:
         make_directory(self.directory)
+        if "video" in self.formats and self._pictured is None:
+            why = "faces are to be blurred" if self.source.file else "it is no recording"
+            log.warning("no video is made of %s: %s", self.source.name, why)
         self._refuse_overwriting()
         self._started_ns = self.source.started_monotonic_ns
         path = self.directory / f"{self.source.name}.part"
@@ -145,15 +154,18 @@ class CameraOutput:
 
     def close(self, complete: bool) -> list[Path]:
         """Write the files; the journal goes when ``complete``, else stays for ``--resume``."""
-        written = self.write()
+        written = self.write(complete)
         if complete:
             self.discard()
         else:
             self.release()
         return written
 
-    def write(self) -> list[Path]:
+    def write(self, complete: bool = True) -> list[Path]:
         """Make every file from the journal, each whole or not at all.
+
+        Of a recording that is not ``complete`` no video is made: it would take long, and
+        whoever stopped the run does not wait for it.
 
         Raises:
             OutputError: One cannot be written; the journal stays.
@@ -162,9 +174,18 @@ class CameraOutput:
         written: list[Path] = []
         for form in self.formats:
             for path in camera_files(self.directory, self.source.name, [form]):
-                self._write(form, path)
-                written.append(path)
+                if form != "video":
+                    self._write(form, path)
+                    written.append(path)
+                elif complete and self._write_video(path):
+                    written.append(path)
         return written
+
+    def _write_video(self, path: Path) -> bool:
+        recording, boxes = self._pictured, boxes_of(self._records("alert"))
+        if recording is None:
+            return False
+        return write_video(path, recording, self.source.masks, self.cues(), boxes)
 
     def discard(self) -> None:
         """Remove the journal."""
@@ -232,7 +253,7 @@ class CameraOutput:
         elif form == "jsonl":
             _write_text(path, (to_json_line(each["line"]) for each in self._records("caption")))
         else:
-            _write_text(path, _coco(self._records("caption")))
+            _write_text(path, to_coco(self._records("caption")))
 
     def _at_s(self, stamp: FrameStamp) -> float:
         """Media time of a recording; for a live camera the time since the run's start."""
@@ -257,14 +278,3 @@ class CameraOutput:
 def _write_text(path: Path, parts: Iterable[str]) -> None:
     with atomic_text(path) as file:
         file.writelines(parts)
-
-
-def _coco(captions: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """COCO caption results: a list of ``image_id`` (camera:sequence) and ``caption``."""
-    separator = "[\n"
-    for record in captions:
-        line = record["line"]
-        image_id = f"{line['camera']}:{line['sequence']}"
-        yield separator + to_json_line({"image_id": image_id, "caption": line["text"]}).rstrip()
-        separator = ",\n"
-    yield "[]\n" if separator == "[\n" else "\n]\n"
