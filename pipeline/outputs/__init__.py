@@ -7,14 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.messages import Alert, CameraEvent, Caption
-from pipeline.outputs.camera import (
-    FORMATS,
-    CameraOutput,
-    CameraSource,
-    Encoders,
-    Output,
-    camera_files,
-)
+from pipeline.outputs.camera import FORMATS, CameraOutput, camera_files
+from pipeline.outputs.camera_source import CameraSource, Encoders, Output
 from pipeline.outputs.files import OutputError, atomic_text
 from pipeline.outputs.journal import ResumeMark
 from pipeline.outputs.lines import to_json_line

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.messages import Alert, CameraEvent, Caption, FrameStamp
 from pipeline.outputs.annotated_video import boxes_of, write_video
+from pipeline.outputs.camera_source import CameraSource, Encoders
 from pipeline.outputs.coco import to_coco
 from pipeline.outputs.contact_sheets import sheet_names, write_sheets
 from pipeline.outputs.cues import Cue, alert_cues, caption_cues
@@ -19,61 +20,16 @@ from pipeline.outputs.files import OutputError, atomic_text, make_directory
 from pipeline.outputs.journal import Journal, ResumeMark, read_journal
 from pipeline.outputs.lines import (
     alert_line,
-    camera_event_line,
     caption_line,
     to_json_line,
 )
 from pipeline.outputs.report import CameraReport
 from pipeline.outputs.subtitles import to_srt, to_webvtt
 from pipeline.outputs.thumbnails import thumbnails
-from pipeline.pictures import Polygons
 
-__all__ = ["FORMATS", "CameraOutput", "CameraSource", "Encoders", "Output", "camera_files"]
+__all__ = ["FORMATS", "CameraOutput", "camera_files"]
 
 log = logging.getLogger(__name__)
-
-
-class Output(Protocol):
-    """Something that takes what a run says about a camera. Called from one thread at a time."""
-
-    def caption(self, caption: Caption) -> None:
-        """Take a caption, in the order of its camera's frames."""
-
-    def alert(self, alert: Alert) -> None:
-        """Take one revision of an alert."""
-
-    def camera_event(self, event: CameraEvent) -> None:
-        """Take a camera's coming or going."""
-
-    def close(self, complete: bool) -> list[Path]:
-        """Write what is still to be written; the files made. Not ``complete``: can be resumed."""
-
-
-@dataclass(frozen=True, slots=True)
-class CameraSource:
-    """One camera for the outputs.
-
-    ``file`` is the recording it reads, None for live sources. ``fingerprint`` names source,
-    model and settings: a run is resumed only where it is the same. ``started_monotonic_ns`` is
-    the run's start, from which a live camera's subtitles count; unset, its first caption's.
-    ``masks`` are black in the report's pictures too; without ``pictures`` it has none.
-    """
-
-    name: str
-    file: Path | None = None
-    fingerprint: str = ""
-    started_monotonic_ns: int | None = None
-    masks: Polygons = ()
-    pictures: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """How events become JSON: the alerts' codec, handed in so that this room knows none of it."""
-
-    alert: Callable[[Alert], Mapping[str, Any]] = alert_line
-    camera_event: Callable[[CameraEvent], Mapping[str, Any]] = camera_event_line
-
 
 _SUFFIXES: dict[str, tuple[str, ...]] = {
     "vtt": (".vtt",),
