@@ -37,7 +37,8 @@ class CameraSource:
     ``file`` is the recording it reads, None for live sources. ``fingerprint`` names source,
     model and settings: a run is resumed only where it is the same. ``started_monotonic_ns`` is
     the run's start, from which a live camera's subtitles count; unset, its first caption's.
-    ``masks`` are black in the report's pictures and the video too; without ``pictures`` there are none.
+    ``masks`` are black in the report's pictures and the video too; without ``pictures`` there is
+    no video and no picture but the alerts' own.
     """
 
     name: str
