@@ -16,7 +16,7 @@ import pytest
 from waiting import until
 
 from pipeline.captioner import CaptionedFrame
-from pipeline.messages import Caption, FrameRef, FrameStamp
+from pipeline.messages import AlertState, Caption, FrameRef, FrameStamp
 from pipeline.rules import ReviewBook, RuleEngine, load_rules
 from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
 from pipeline.store import Backlog, Housekeeper, Retention, Store, StoreError, Work
@@ -204,6 +204,16 @@ def _frames(count: int) -> list[CaptionedFrame]:
 
 def _ids(judged: list[Judged]) -> list[tuple[str, str, int]]:
     return [(a.id, a.state.value, a.revision) for each in judged for a in each.alerts]
+
+
+def test_an_alert_that_starts_goes_on_with_its_picture_and_no_other_does(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    out = list(_stage(store).process(_frames(40)))
+    store.close()
+    started = {a.id for each in out for a in each.alerts if a.state is AlertState.STARTED}
+    pictured = [key for each in out for key in each.pictures]
+    assert sorted(pictured) == sorted(started) and started
+    assert all(jpeg.startswith(b"\xff\xd8") for each in out for jpeg in each.pictures.values())
 
 
 def test_rule_stage_on_a_full_disk_loses_no_alert(tmp_path: Path) -> None:
