@@ -23,7 +23,8 @@ class DecoderConfig:
     ``attention`` names a fusion (:data:`models.fusion.FUSIONS`), ``gate`` lets it damp what it
     sees, ``cell`` names the recurrence (:data:`models.cells.CELLS`); ``concept_count`` 0 leaves
     the concept head out, ``latent_size`` 0 the latent, and ``hazard_count`` is how many concepts,
-    the first ones, are told by a :class:`~models.concepts.HazardReadout` instead.
+    the first ones, are told by a :class:`~models.concepts.HazardReadout` instead; the decoder
+    goes by them where it was trained to (``hazards_condition``), else by the concept head's own.
     """
 
     vocabulary_size: int
@@ -41,6 +42,7 @@ class DecoderConfig:
     gate: bool = True
     latent_size: int = 0
     hazard_count: int = 0
+    hazards_condition: bool = True
 
 
 class DecoderState(NamedTuple):
@@ -95,10 +97,11 @@ class Decoder(nn.Module):
         if config.hazard_count:
             self.readout = HazardReadout(config.feature_size, config.hazard_count)
 
-    def attach(self, readout: HazardReadout) -> None:
-        """Let a fitted read-out tell the first concepts from now on."""
+    def attach(self, readout: HazardReadout, conditions: bool) -> None:
+        """Let a fitted read-out tell the first concepts, and the decoder go by it or not."""
         self.readout = readout
-        self.config = replace(self.config, hazard_count=len(readout.offset))
+        count = len(readout.offset)
+        self.config = replace(self.config, hazard_count=count, hazards_condition=conditions)
 
     def memory(self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None) -> Memory:
         """Prepare (N, T, R, D) features for decoding; a latent stands at its prior's mean.
@@ -124,12 +127,10 @@ class Decoder(nn.Module):
         keys = values[..., :0] if self.key is None else self.key(values)
         return Memory(values, keys, mask, pooled, concepts, condition)
 
-    def concept_probabilities(
-        self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None
+    def _with_hazards(
+        self, concepts: Tensor, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
     ) -> Tensor:
         """Probability of each concept (N, W); hazards come first, from the read-out if any."""
-        assert self.concepts is not None
-        concepts: Tensor = self.concepts(features, frame_mask)
         if hazards is None and self.readout is not None:
             hazards = self.readout(features, frame_mask)
         if hazards is None:
@@ -147,8 +148,10 @@ class Decoder(nn.Module):
         if self.concepts is None:
             none = features.new_zeros((len(features), 0))
             return none, features.new_zeros((len(features), self.config.word_size))
-        concepts = self.concept_probabilities(features, frame_mask, hazards)
-        return concepts, self.condition(self.concept_dropout(concepts.detach()))
+        head: Tensor = self.concepts(features, frame_mask)
+        concepts = self._with_hazards(head, features, frame_mask, hazards)
+        read = concepts if self.config.hazards_condition else head
+        return concepts, self.condition(self.concept_dropout(read.detach()))
 
     def with_latents(self, memory: Memory, latents: Tensor) -> Memory:
         """Memory of N * S clips, each of N with each of its latents (N, S, Z).

@@ -198,6 +198,10 @@ class Trainer:
             self.epoch += 1
             self._save_state()
             self.export(self.folder / "checkpoint")
+        if self.config.readout and not self.out_of_fold:
+            self._fit_readout()
+            self._save_state()
+            self.export(self.folder / "checkpoint")
         writer.close()
 
     def export(self, folder: Path) -> None:
@@ -283,7 +287,9 @@ class Trainer:
 
     def _attach(self, readout: HazardReadout) -> None:
         for decoder in (self.model.decoder, self._averaged().decoder):
-            decoder.attach(copy.deepcopy(readout).to(self.device))
+            decoder.attach(
+                copy.deepcopy(readout).to(self.device), conditions=self.config.tuning_epochs > 0
+            )
 
     def _hazards(self, batch: TrainingBatch, regions: Tensor, mask: Tensor) -> Tensor | None:
         """Probabilities for the decoder to go by: out of fold where the read-out knows the scene.
