@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, overload
 
 import numpy as np
@@ -21,6 +21,7 @@ from models.encoders import Encoder
 from models.explanations import grids_over_picture
 from models.fusion import Memory
 from models.grounding import Grounding, Thresholds
+from models.hazard_words import HAZARD_WORDS
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
 from models.transforms import to_square
@@ -177,32 +178,46 @@ class Captioner(nn.Module):
             return []
         ready = self.prepare(windows)
         paths = self._search(ready, beam_size, max_words, decoding)
-        if decoding.grounded and decoding.plain and self.grounding.thresholds:
-            paths = self._grounded(ready, paths, beam_size, max_words, decoding)
+        hazards = self._hazards(ready) if decoding.grounded and decoding.plain else {}
+        if hazards:
+            paths = self.grounding.ground(
+                ready,
+                paths,
+                hazards,
+                lambda some, options: self._search(some, beam_size, max_words, options),
+                decoding,
+            )
         frames: list[int] = ready.mask.sum(1).tolist()
-        return [
+        found = [
             self._hypothesis(path, own[-count:])
             for path, own, count in zip(paths, ready.features, frames, strict=True)
         ]
+        return [
+            self._borne_out(one, {hazard: of[index] for hazard, of in hazards.items()})
+            for index, one in enumerate(found)
+        ]
 
-    def _grounded(
-        self,
-        windows: Prepared,
-        found: list[list[Path]],
-        beam_size: int,
-        max_words: int,
-        decoding: Decoding,
-    ) -> list[list[Path]]:
-        hazards = [hazard for hazard in self.grounding.thresholds if hazard in self.concept_words]
-        columns = [self.concept_words.index(hazard) for hazard in hazards]
+    def _hazards(self, windows: Prepared) -> dict[str, list[float]]:
+        """Probability in each window of each hazard that captions are held against."""
+        known = [hazard for hazard in self.grounding.thresholds if hazard in self.concept_words]
+        columns = [self.concept_words.index(hazard) for hazard in known]
         rows: list[list[float]] = windows.memory.concepts[:, columns].T.tolist()
-        return self.grounding.ground(
-            windows,
-            found,
-            dict(zip(hazards, rows, strict=True)),
-            lambda some, options: self._search(some, beam_size, max_words, options),
-            decoding,
+        return dict(zip(known, rows, strict=True))
+
+    def _borne_out(self, found: Hypothesis, hazards: Mapping[str, float]) -> Hypothesis:
+        """A hazard's word is as probable as its evidence, where language alone is less sure."""
+        words = tuple(
+            replace(
+                word,
+                probability=max(
+                    word.probability,
+                    *(p for h, p in hazards.items() if word.text in HAZARD_WORDS[h]),
+                    0.0,
+                ),
+            )
+            for word in found.words
         )
+        return replace(found, words=words)
 
     @torch.inference_mode()
     def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:

@@ -98,3 +98,12 @@ def test_every_hazard_has_words():
     assert all(
         names_hazard(f"a {word} b", h) for h, words in HAZARD_WORDS.items() for word in words
     )
+
+
+def test_a_hazard_s_word_is_as_probable_as_its_evidence():
+    made, clips = captioner(certain("fire")), pictures(3)
+    evidence = made.detect(clips, ["fire"])[:, 0]
+    for hypothesis, probability in zip(made.caption(clips), evidence, strict=True):
+        words = [word for word in hypothesis.words if word.text in HAZARD_WORDS["fire"]]
+        assert words
+        assert all(word.probability >= probability - 1e-5 for word in words)
