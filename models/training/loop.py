@@ -85,8 +85,9 @@ class TrainingConfig:
     false_hazards: Mapping[str, float] = field(default_factory=dict)
     """By hazard, the share of pictures without it where evidence may make captions name it; one
     in a hundred where it is not named."""
-    missed_hazards: float = 0.05
-    """Share of pictures with a hazard where evidence may keep captions from naming it."""
+    missed_hazards: Mapping[str, float] = field(default_factory=dict)
+    """By hazard, the share of pictures with it where evidence may keep captions from naming it;
+    one in twenty where it is not named."""
     readout_company: int = 1500
     """How many pictures without labelled hazards the read-out is fitted on beside the others."""
     repeats: Mapping[str, int] = field(default_factory=dict)

@@ -26,7 +26,7 @@ __all__ = ["OutOfFold", "choose_thresholds", "fit_readout", "readout_samples"]
 
 _FOLDS = 5
 _PENALTIES = (0.03, 0.1, 0.3)
-_FALSE_RATE = 0.01
+_FALSE_RATE, _MISSED_RATE = 0.01, 0.05
 _FEW_SCENES = 8
 """With fewer scenes of clips that show a hazard, its motion says too little."""
 
@@ -71,7 +71,7 @@ def choose_thresholds(
     samples: Sequence[Sample],
     out_of_fold: OutOfFold,
     false_rates: Mapping[str, float],
-    missed_rate: float,
+    missed_rates: Mapping[str, float],
 ) -> dict[str, Thresholds]:
     """Choose, on out-of-fold probabilities, when captions may and when they must name a hazard.
 
@@ -79,7 +79,7 @@ def choose_thresholds(
         samples: Training samples.
         out_of_fold: What :func:`fit_readout` gave.
         false_rates: By hazard, the share of samples without it that may lie above ``say``.
-        missed_rate: Share of samples with the hazard that may lie below ``deny``.
+        missed_rates: By hazard, the share of samples with it that may lie below ``deny``.
 
     """
     thresholds = {}
@@ -94,7 +94,8 @@ def choose_thresholds(
         if shown and quiet:
             rate = false_rates.get(hazard, _FALSE_RATE)
             say = float(torch.quantile(torch.tensor(quiet), 1 - rate))
-            deny = float(torch.quantile(torch.tensor(shown), missed_rate))
+            missed = missed_rates.get(hazard, _MISSED_RATE)
+            deny = float(torch.quantile(torch.tensor(shown), missed))
             thresholds[hazard] = Thresholds(round(min(deny, say), 4), round(say, 4))
     return thresholds
 
