@@ -96,7 +96,7 @@ class CameraFeed:
         self.blind: Blindness | None = None
         self.reconnects = 0
         self.first_sequence = 0
-        self.timestamp_faults = 0
+        self._timestamp_faults, self._earlier_timestamp_faults = 0, 0
         self.started_s = 0.0
         self.retry_at_s: float | None = None
         self.newest_s = 0.0
@@ -147,7 +147,7 @@ class CameraFeed:
     def book(self, progress: Progress) -> None:
         """Take over a child's counts; each message carries all it has counted."""
         self._current = progress.account
-        self.timestamp_faults = progress.timestamp_faults
+        self._timestamp_faults = progress.timestamp_faults
         self.newest_s = max(self.newest_s, progress.newest_ns / 1e9)
 
     def book_undeliverable(self) -> None:
@@ -210,6 +210,8 @@ class CameraFeed:
         self.process = None
         self._settled += self._current
         self._current = CaptureAccount()
+        self._earlier_timestamp_faults += self._timestamp_faults
+        self._timestamp_faults = 0
 
     def status(self) -> CameraStatus:
         """Return what to show of this camera."""
@@ -221,7 +223,7 @@ class CameraFeed:
             self.last_frame_at,
             self.position_s,
             self.reconnects,
-            self.timestamp_faults,
+            self._earlier_timestamp_faults + self._timestamp_faults,
             self.blind,
             self.error,
         )

@@ -37,6 +37,7 @@ from pipeline.open_errors import OpenError
 from pipeline.pictures import (
     black_out,
     change_between,
+    halve_towards,
     measure,
     preview_size,
     shrink_to,
@@ -136,14 +137,16 @@ class Grabber:
             self._connection.send(Failed(sentence, self._progress(), refused))
 
     def _handle(self, reader: FrameReader) -> None:
-        stamp = self._stamp(reader)
-        wanted = self._sampler.wants(self._seconds_in(stamp))
+        now_ns, media_s = self._times(reader)
+        wanted = self._sampler.wants(self._seconds_in(now_ns, media_s))
+        sequence = self._sequence
         self._sequence += 1
-        if stamp.sequence < self._job.first_sequence:
+        if sequence < self._job.first_sequence:
             return  # settled before this child took over; grabbed again only to get past it
         if not wanted:
             self._tally.settle("unsampled")
             return
+        stamp = self._stamp(sequence, now_ns, media_s)
         image = reader.retrieve()
         if image is None:
             self._tally.settle("failed", "corrupt")
@@ -182,9 +185,10 @@ class Grabber:
     def _fill(self, slot: int, stamp: FrameStamp, image: NDArray[np.uint8]) -> FrameRef:
         layout = self._job.layout
         width, height = preview_size(image.shape[1], image.shape[0], layout.preview_pixels)
-        square = self._slots.square(slot)
-        small = shrink_to(image, layout.square_pixels, layout.square_pixels)
-        cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=square)
+        side = layout.square_pixels
+        image = halve_towards(image, max(width, side), max(height, side))
+        small = shrink_to(image, side, side)
+        cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=self._slots.square(slot))
         preview = shrink_to(image, width, height)
         cv2.cvtColor(preview, cv2.COLOR_BGR2RGB, dst=self._slots.preview(slot, width, height))
         return FrameRef(stamp, slot, width, height, segment=layout.segment)
@@ -203,26 +207,29 @@ class Grabber:
         self._grey = grey
         self._judge.look(picture, stamp.time_s, stamp.captured_at)
 
-    def _stamp(self, reader: FrameReader) -> FrameStamp:
+    def _times(self, reader: FrameReader) -> tuple[int, float]:
+        """Monotonic ns and media time of the grabbed frame; that of a live one only for faults."""
         now_ns = time.monotonic_ns()
         position_s = reader.position_s()
         self._advances = position_s != self._last_position_s
         self._last_position_s = position_s
         if self._advances or not self._job.source.live:
             self._newest_ns = now_ns
+        if self._started_ns is None:
+            self._started_ns = now_ns
+        return now_ns, self._clock.advance(position_s)
+
+    def _stamp(self, sequence: int, now_ns: int, media_s: float) -> FrameStamp:
         camera = self._job.camera
         if self._recorded_at is None:
-            return FrameStamp(camera, self._sequence, datetime.now(timezone.utc), now_ns)
-        media_s = self._clock.advance(position_s)
+            return FrameStamp(camera, sequence, datetime.now(timezone.utc), now_ns)
         captured_at = self._recorded_at + timedelta(seconds=media_s)
-        return FrameStamp(camera, self._sequence, captured_at, now_ns, media_s)
+        return FrameStamp(camera, sequence, captured_at, now_ns, media_s)
 
-    def _seconds_in(self, stamp: FrameStamp) -> float:
-        if stamp.position_s is not None:
-            return stamp.position_s
-        if self._started_ns is None:
-            self._started_ns = stamp.captured_monotonic_ns
-        return (stamp.captured_monotonic_ns - self._started_ns) / 1e9
+    def _seconds_in(self, now_ns: int, media_s: float) -> float:
+        if self._recorded_at is not None:
+            return media_s
+        return (now_ns - (self._started_ns or now_ns)) / 1e9
 
     def _is_repeated(self, ref: FrameRef) -> bool:
         """Whether a live stream gave an old frame again, as a hung one does for a while."""

@@ -141,12 +141,14 @@ class _Books:
         up = _gauge("camera_up", "1 while new frames come.", "camera")
         blind = _gauge("camera_blind", "1 while nothing can be seen.", "camera", "reason")
         reconnects = _counter("camera_reconnects", "Times a source was opened again.", "camera")
+        faults = _counter("timestamp_faults", "Media times that stood still or jumped.", "camera")
         for camera, status in self._parts.capture.status().items():
             up.add_metric([camera], float(status.up))
+            faults.add_metric([camera], status.timestamp_faults)
             reconnects.add_metric([camera], status.reconnects)
             if status.blind is not None:
                 blind.add_metric([camera, status.blind.value], 1.0)
-        yield from (up, blind, reconnects)
+        yield from (up, blind, reconnects, faults)
 
     def _alerts(self) -> Iterator[Metric]:
         started = _counter("alerts", "Alerts started.", "rule")

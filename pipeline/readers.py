@@ -53,7 +53,10 @@ class FrameReader(Protocol):
         """Go one step on."""
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """Return the grabbed frame, (H, W, 3) uint8 BGR, or None when it cannot be decoded."""
+        """Return the grabbed frame, (H, W, 3) uint8 BGR, or None when it cannot be decoded.
+
+        The next call may write over it.
+        """
 
     def position_s(self) -> float:
         """Return the decoder's media time of the grabbed frame, seconds."""
@@ -100,6 +103,7 @@ class VideoReader:
             if source.live:
                 raise explain_network(source, config.open_timeout_s)
             raise explain_file(source)
+        self._image: NDArray[np.uint8] | None = None
         self.info = self._describe(source.live)
 
     def grab(self) -> Grab:
@@ -108,12 +112,14 @@ class VideoReader:
 
     def retrieve(self) -> NDArray[np.uint8] | None:
         """Return the grabbed frame, turned upright as the file says."""
-        ok, image = self._capture.retrieve()
+        # Into the same memory each time: fresh pages for 6 MB cost more than filling them.
+        ok, image = self._capture.retrieve(self._image)
         if not ok or image is None or image.size == 0:
             return None
         if image.ndim == 2:
-            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        return np.asarray(image, np.uint8)
+            return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+        self._image = np.asarray(image, np.uint8)
+        return self._image
 
     def position_s(self) -> float:
         """Return the presentation time, seconds."""

@@ -40,6 +40,7 @@ NAMES = {
     "camera_blind",
     "camera_up",
     "camera_reconnects",
+    "timestamp_faults",
     "outbox_depth",
     "publish_failures",
 }
