@@ -13,6 +13,8 @@ from typing import TextIO
 import typer
 
 from models import commands as models
+from models.audit import AuditError
+from models.commands import ModelsError
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.captioner import CaptionerError
 from pipeline.commands import alerts, rules
@@ -61,7 +63,7 @@ def _guarded(arguments: list[str]) -> int:
         return left.code if isinstance(left.code, int) else ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except (ConfigError, SourceError, OutputError, WrongUse, ValueError) as error:
+    except (ConfigError, SourceError, OutputError, WrongUse, ModelsError, AuditError) as error:
         return _complain(error, ExitCode.WRONG_USE)
     except CaptionerError as error:
         wrong = "no model" in str(error)

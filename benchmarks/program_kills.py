@@ -63,12 +63,13 @@ def run(kills: int, seed: int) -> Count:
         _finish(_start(home / "unbroken", measure.url))
         whole_s = time.monotonic() - begun_s
         mid_run = left = segments = 0
-        for _ in range(kills):
+        for number in range(1, kills + 1):
             process = _start(home / "killed", real.url)
             captioned, family = _kill_after(process, chance.uniform(0.2, 1.0) * whole_s)
             mid_run += captioned
             left += _still_there(family)
             segments += len(_segments(process.pid))
+            sys.stderr.write(f"kill {number} of {kills}, {mid_run} after the first caption\n")
         _finish(_start(home / "killed", real.url))
         expected, found = set(_ids(measure.url)), Counter(_ids(real.url))
         return Count(

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from pipeline.camera_feed import CameraSpec
 from pipeline.config import Config
+from pipeline.errors import WrongUse
 from pipeline.moments import parse_moment
 from pipeline.outputs.terminal import CameraInfo
 from pipeline.recording_time import named_time
@@ -58,5 +59,5 @@ def _start(
 def _aware(camera: str, text: str, zone: ZoneInfo | None) -> datetime:
     try:
         return parse_moment(text, zone=zone)
-    except ValueError as error:
+    except WrongUse as error:
         raise SourceError(f"{camera}: start time {error}") from None

@@ -5,23 +5,29 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone, tzinfo
 
+from pipeline.errors import WrongUse
+
 __all__ = ["parse_age", "parse_moment"]
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 100 * 365.25 * 86400
 
 
 def parse_age(text: str) -> float:
     """Return the seconds of an age or duration: 90s, 15m, 1h, 2d.
 
     Raises:
-        ValueError: It is none.
+        WrongUse: It is none, or longer than a hundred years.
 
     """
     age = _AGE.fullmatch(text)
     if age is None:
-        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m, 1h or 2d")
-    return float(age[1]) * _SECONDS[age[2]]
+        raise WrongUse(f"{text!r} is not a duration; write it as 90s, 15m, 1h or 2d")
+    seconds = float(age[1]) * _SECONDS[age[2]]
+    if seconds > _LONGEST_S:
+        raise WrongUse(f"{text!r} is more than a hundred years")
+    return seconds
 
 
 def parse_moment(text: str, now: datetime | None = None, zone: tzinfo | None = None) -> datetime:
@@ -30,7 +36,7 @@ def parse_moment(text: str, now: datetime | None = None, zone: tzinfo | None = N
     A time that names no zone is in ``zone``; None: this machine's.
 
     Raises:
-        ValueError: It is neither.
+        WrongUse: It is neither.
 
     """
     if _AGE.fullmatch(text):
@@ -38,7 +44,7 @@ def parse_moment(text: str, now: datetime | None = None, zone: tzinfo | None = N
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise ValueError(
+        raise WrongUse(
             f"{text!r} is not a time (2026-11-23T06:00:00Z) or an age (90s, 15m, 1h, 2d)"
         ) from None
     if moment.tzinfo is not None:

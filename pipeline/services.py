@@ -17,6 +17,7 @@ from pipeline.alerts.webhook import WebhookSink
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_messages import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, RedisConfig
+from pipeline.errors import WrongUse
 from pipeline.redaction import redact
 from pipeline.reload import camera_groups
 from pipeline.rules import ReviewBook, RuleSet
@@ -78,7 +79,7 @@ def check_redis_url(config: RedisConfig) -> None:
     """Look at a Redis URL without connecting.
 
     Raises:
-        ValueError: It is malformed.
+        WrongUse: It is malformed.
 
     """
     if config.url is not None:
@@ -91,7 +92,7 @@ def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
     Raises:
         StoreError: The store cannot be opened.
         EmbeddedRedisError: No Redis was given and our own does not start.
-        ValueError: The Redis URL is malformed, or its server can never carry alerts.
+        WrongUse: The Redis URL is malformed, or its server can never carry alerts.
 
     """
     store = _open_store(config, stack)
@@ -116,7 +117,7 @@ def _check(sink: RedisSink, redis_url: str) -> None:
     try:
         sink.check()
     except RedisUnfit as error:
-        raise ValueError(f"Redis at {redact(redis_url)} {error}") from None
+        raise WrongUse(f"Redis at {redact(redis_url)} {error}") from None
     except RedisError as error:
         sys.stderr.write(
             f"Redis at {redact(redis_url)} does not answer yet ({redact(str(error))}); "

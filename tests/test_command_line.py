@@ -85,3 +85,17 @@ def test_a_misspelt_command_is_no_source(
         with pytest.raises(SystemExit):
             run_stream.main([source])
         assert "is empty" in capsys.readouterr().err
+
+
+def test_wrong_use_is_one_line_and_a_mistake_of_ours_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_stream._guarded(["alerts", "snooze", "x", "--for", "99999999999d"]) == 2
+    assert "more than a hundred years" in capsys.readouterr().err
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(run_stream, "app", broken)
+    with pytest.raises(ValueError, match="of ours"):
+        run_stream._guarded(["check", "site.yaml"])

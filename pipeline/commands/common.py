@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
+from pipeline.errors import WrongUse
 from pipeline.run_setup import SHIPPED_RULES
 
 __all__ = ["DEMO_RULES", "SHIPPED_RULES", "ExitCode", "WrongUse"]
@@ -20,7 +21,3 @@ class ExitCode(IntEnum):
     FAILED = 1
     WRONG_USE = 2
     INTERRUPTED = 130
-
-
-class WrongUse(ValueError):
-    """Something the user can mend: one line on the screen, exit code 2."""

@@ -23,7 +23,7 @@ from pipeline.alerts.redis_client import connect
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.assembly import CAPTIONER_FACTORY
 from pipeline.captioner import CaptionerError
-from pipeline.commands.common import SHIPPED_RULES, ExitCode
+from pipeline.commands.common import SHIPPED_RULES, ExitCode, WrongUse
 from pipeline.commands.run import merged
 from pipeline.config import Config, load_config
 from pipeline.outputs.lines import to_json_line
@@ -75,7 +75,7 @@ def doctor(
 def _try(what: str, attempt: Callable[[Config], str], settings: Config) -> _Finding:
     try:
         return _Finding(what, True, attempt(settings))
-    except (_Ill, StoreError, EmbeddedRedisError, CaptionerError, RedisError, ValueError) as error:
+    except (_Ill, StoreError, EmbeddedRedisError, CaptionerError, RedisError, WrongUse) as error:
         return _Finding(what, False, redact(str(error)))
 
 

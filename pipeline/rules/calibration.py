@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config import ConfigError, Problem, Strict
+from pipeline.errors import WrongUse
 from pipeline.messages import Alert, AlertState, Caption
 from pipeline.rules.judge import Judge
 from pipeline.rules.replay import replay
@@ -78,7 +79,7 @@ class Threshold:
         plain = self.key == "min_probability" or self.key in _NUMBERS
         if not plain and not (kind in _MAPPINGS and name):
             known = ", ".join(["min_probability", *_NUMBERS, *(f"{k}.NAME" for k in _MAPPINGS)])
-            raise ValueError(f"no threshold {self.key!r}; there are: {known}")
+            raise WrongUse(f"no threshold {self.key!r}; there are: {known}")
 
     def set_in(self, spec: RuleSpec, value: float) -> RuleSpec:
         """Return the rule with the threshold at ``value``."""
@@ -122,7 +123,7 @@ def calibrate(
     """Replay a rule at values of a threshold, lowest first.
 
     Raises:
-        ValueError: There is no such rule, or nothing to measure: no event with the rule's tags,
+        WrongUse: There is no such rule, or nothing to measure: no event with the rule's tags,
             no normal footage, or no caption that carries what the threshold is held against.
 
     """
@@ -130,13 +131,13 @@ def calibrate(
     rule = _rule_of(rules, rule_name)
     served = [label for label in labels if set(label.tags) & set(rule.spec.tags)]
     if not served:
-        raise ValueError(f"no label has a tag of rule {rule_name!r} ({', '.join(rule.spec.tags)})")
+        raise WrongUse(f"no label has a tag of rule {rule_name!r} ({', '.join(rule.spec.tags)})")
     hours = _normal_hours(stored, served)
     if hours == 0:
-        raise ValueError("there is no footage without such a label, so no false alert can be seen")
+        raise WrongUse("there is no footage without such a label, so no false alert can be seen")
     values = [v for c in stored if (v := threshold.value(rule, c)) is not None]
     if not values:
-        raise ValueError(f"no caption has what {threshold.key!r} is held against")
+        raise WrongUse(f"no caption has what {threshold.key!r} is held against")
     tried = np.unique(np.quantile(values, np.linspace(0, 1, steps), method="nearest"))
     return [
         _point(stored, served, _only(rules, rule, threshold, float(value)), float(value), hours)
@@ -181,7 +182,7 @@ def _rule_of(rules: RuleSet, name: str) -> Rule:
         if rule.spec.name == name:
             return rule
     known = ", ".join(rule.spec.name for rule in rules.rules)
-    raise ValueError(f"no rule {name!r} in {rules.path}; there are: {known}")
+    raise WrongUse(f"no rule {name!r} in {rules.path}; there are: {known}")
 
 
 def _with_spec(rule: Rule, spec: RuleSpec) -> Rule:

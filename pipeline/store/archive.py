@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import WrongUse
 from pipeline.store.store import StoreError
 
 __all__ = ["Archive", "Found", "SearchQuery", "fts_query"]
@@ -91,7 +92,7 @@ class Archive:
         """Find captions, best first; where thousands match, newest first.
 
         Raises:
-            ValueError: The query's text says nothing to look for.
+            WrongUse: The query's text says nothing to look for.
 
         """
         cameras = [name for name in self.cameras() if fnmatchcase(name, query.camera)]
@@ -166,7 +167,7 @@ def fts_query(text: str) -> str:
     """Turn a query as people write it into FTS5's own language; nothing of it is trusted.
 
     Raises:
-        ValueError: There is no word to look for.
+        WrongUse: There is no word to look for.
 
     """
     wanted: list[str] = []
@@ -187,7 +188,7 @@ def fts_query(text: str) -> str:
             wanted.append(quoted)
         alternative = False
     if not wanted:
-        raise ValueError(f'{text!r}: no word to look for; try fire, "two men" or motor*')
+        raise WrongUse(f'{text!r}: no word to look for; try fire, "two men" or motor*')
     positive = " AND ".join(wanted)
     return f"({positive}) NOT ({' OR '.join(unwanted)})" if unwanted else positive
 
