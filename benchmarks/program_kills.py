@@ -60,7 +60,7 @@ def run(kills: int, seed: int) -> Count:
     ):
         home = Path(folder)
         begun_s = time.monotonic()
-        _finish(_start(home / "unbroken", measure.url))
+        _finish(home / "unbroken", measure.url)
         whole_s = time.monotonic() - begun_s
         mid_run = left = segments = 0
         for number in range(1, kills + 1):
@@ -70,7 +70,7 @@ def run(kills: int, seed: int) -> Count:
             left += _still_there(family)
             segments += len(_segments(process.pid))
             sys.stderr.write(f"kill {number} of {kills}, {mid_run} after the first caption\n")
-        _finish(_start(home / "killed", real.url))
+        _finish(home / "killed", real.url)
         expected, found = set(_ids(measure.url)), Counter(_ids(real.url))
         return Count(
             kills=kills,
@@ -86,18 +86,20 @@ def run(kills: int, seed: int) -> Count:
 
 
 def _start(output: Path, url: str) -> subprocess.Popen[str]:
+    """Start the program; what it says besides lies in ``output``'s neighbour ``….err``."""
     sources = [f"{name}={clip(file)}" for name, file in _CLIPS.items()]
     command = [sys.executable, str(RUN_STREAM), "run", *sources, "--json", "--rules", str(_RULES)]
     place = ["--output", str(output), "--redis-url", url, "--start-time", "2026-01-02T03:00:00Z"]
-    return subprocess.Popen(
-        [*command, *place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    with output.with_suffix(".err").open("w") as said:
+        return subprocess.Popen([*command, *place], stdout=subprocess.PIPE, stderr=said, text=True)
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
+def _finish(output: Path, url: str) -> None:
+    process = _start(output, url)
     process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"the program left with exit code {process.returncode}")
+        said = output.with_suffix(".err").read_text()[-2000:]
+        raise RuntimeError(f"the program left with exit code {process.returncode}: {said}")
 
 
 def _kill_after(process: subprocess.Popen[str], seconds: float) -> tuple[bool, dict[int, str]]:

@@ -92,6 +92,8 @@ class Batcher:
         self._monotonic_ns = monotonic_ns
         self.on_batch: Callable[[int], None] = lambda frames: None
         """Told how many frames each batch holds."""
+        self.on_frame: Callable[[FrameRef], None] = lambda ref: None
+        """Shown every fresh frame, which it must not keep."""
         self._schedules: dict[str, WindowSchedule] = {}
 
     def open(self) -> None:
@@ -105,6 +107,8 @@ class Batcher:
         # A round-robin take interleaves cameras; a stable sort by sequence keeps each in order.
         fresh.sort(key=lambda ref: ref.stamp.sequence)
         self.on_batch(len(fresh))
+        for ref in fresh:
+            self.on_frame(ref)
         yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh))
 
     def flush(self) -> Iterable[Batch]:

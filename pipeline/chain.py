@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.accounting import Accounting
+from pipeline.alerts.clip_file import require_encoder
+from pipeline.alerts.clips import ClipRecorder
 from pipeline.alerts.faces import face_finder
-from pipeline.alerts.snapshot_taker import SnapshotFolder, SnapshotTaker
+from pipeline.alerts.media_folder import MediaFolder
+from pipeline.alerts.snapshot_taker import SnapshotTaker
 from pipeline.batcher import Batch, Batcher, LaneRules
 from pipeline.captioner import CaptionedFrame, CaptionerProcess, CaptionerStage
 from pipeline.captioner_messages import Ready
@@ -102,7 +105,8 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     stack.callback(capture.close)
     accounting = Accounting(capture, ledger)
     services = parts.services
-    rule_stage = RuleStage(_engine(parts), services.book, services.store, _ports(parts, capture))
+    ports = _ports(parts, capture, _clips(parts.config, stack))
+    rule_stage = RuleStage(_engine(parts), services.book, services.store, ports)
     batches: Channel[Batch] = Channel("batches", _BATCHES_AHEAD)
     captions: Channel[CaptionedFrame] = Channel("captions", _CAPTIONS_AHEAD)
     judged: Channel[Judged] = Channel("judged", _CAPTIONS_AHEAD)
@@ -110,6 +114,8 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     lanes = {spec.name: _lane_rules(spec) for spec in parts.specs}
     batcher = Batcher(lanes, capture.release, ledger)
     batcher.on_batch = parts.metrics.batch_made
+    if ports.clips is not None:
+        batcher.on_frame = _recorded(ports.clips, ports.preview)
     workers: list[Worker[Any, Any]] = [
         Worker(batcher, _frames_inlet(parts, frames), batches, *told),
         Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
@@ -149,7 +155,7 @@ def _engine(parts: ChainParts) -> RuleEngine:
     return RuleEngine(parts.rules, state=state, groups=camera_groups(parts.config))
 
 
-def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
+def _ports(parts: ChainParts, capture: Capture, clips: ClipRecorder | None) -> RuleStagePorts:
     prefix = parts.config.redis.prefix
 
     def preview(ref: FrameRef) -> NDArray[np.uint8]:
@@ -167,11 +173,32 @@ def _ports(parts: ChainParts, capture: Capture) -> RuleStagePorts:
         snapshot_key,
         services.reviews.take,
         _snapshots(parts.config.snapshots),
+        clips,
     )
 
 
 def _snapshots(config: SnapshotConfig) -> SnapshotTaker:
     folder = None
     if config.directory is not None:
-        folder = SnapshotFolder(Path(config.directory), int(config.max_mib * 2**20))
+        folder = MediaFolder(Path(config.directory), ".jpg", int(config.max_mib * 2**20))
     return SnapshotTaker(folder, face_finder() if config.blur_faces else None)
+
+
+def _clips(config: Config, stack: ExitStack) -> ClipRecorder | None:
+    settings = config.clips
+    if settings.directory is None:
+        return None
+    require_encoder()
+    folder = MediaFolder(Path(settings.directory), ".mp4", int(settings.max_mib * 2**20))
+    # A detector of its own: the snapshots' one works in another thread.
+    faces = face_finder() if config.snapshots.blur_faces else None
+    clips = ClipRecorder(settings, folder, faces)
+    clips.start()
+    stack.callback(clips.close)
+    return clips
+
+
+def _recorded(
+    clips: ClipRecorder, preview: Callable[[FrameRef], NDArray[np.uint8]]
+) -> Callable[[FrameRef], None]:
+    return lambda ref: clips.frame(ref.stamp, preview(ref))

@@ -25,6 +25,7 @@ from pipeline.redaction import redact
 __all__ = [
     "CameraConfig",
     "CaptureConfig",
+    "ClipConfig",
     "Config",
     "ConfigError",
     "MetricsConfig",
@@ -260,6 +261,22 @@ class SnapshotConfig(Strict):
     """Make faces unrecognisable, in Redis and in the folder; needs the extra ``faces``."""
 
 
+class ClipConfig(Strict):
+    """A short video of the seconds around the start of an alert; needs the extra ``clips``.
+
+    Faces in it are blurred where ``snapshots.blur_faces`` says so.
+    """
+
+    directory: str | None = None
+    """Keep clips in this folder; unset, there are none."""
+    before_s: Annotated[float, Field(ge=0, le=60)] = 5.0
+    after_s: Annotated[float, Field(ge=0, le=60)] = 5.0
+    max_mib: PositiveFloat = 2048.0
+    """How large the folder may grow; the oldest clips go first."""
+    memory_mib: PositiveFloat = 16.0
+    """Memory for the last pictures of each camera."""
+
+
 class MetricsConfig(Strict):
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` answer. Without a port they do not."""
 
@@ -280,6 +297,7 @@ class Config(Strict):
     store: StoreConfig = StoreConfig()
     output: OutputConfig = OutputConfig()
     snapshots: SnapshotConfig = SnapshotConfig()
+    clips: ClipConfig = ClipConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @field_validator("cameras")

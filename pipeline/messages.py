@@ -178,7 +178,8 @@ class Alert:
     ``id`` is a function of camera, rule and ``first_seen`` alone, and ``revision`` counts from 1,
     so a replay of the same frames makes the same events. ``stamp`` is that of the caption which
     caused this revision. ``detected_at`` is when the rule stage decided, aware UTC. ``snapshot``
-    is the Redis key of its picture; ``seq`` the store's number, None until it is durable there.
+    is the Redis key of its picture, ``clip`` the file of its video, which comes seconds later;
+    ``seq`` the store's number, None until it is durable there.
     """
 
     id: str
@@ -201,6 +202,7 @@ class Alert:
     model: str = ""
     rules_version: str = ""
     snapshot: str | None = None
+    clip: str | None = None
     seq: int | None = None
 
 

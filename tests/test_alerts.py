@@ -47,7 +47,7 @@ from pipeline.store import Store
 _AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 _FIELDS = (
     "alert_id revision camera rule tags severity caption probability keywords evidence region"
-    " frame_time media_time_s detected_time first_seen last_seen count snapshot model"
+    " frame_time media_time_s detected_time first_seen last_seen count snapshot clip model"
     " rules_version frame_sequence alternatives"
 )
 

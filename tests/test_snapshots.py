@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.alerts.codec import encode_alert
 from pipeline.alerts.faces import blur_faces, face_finder
-from pipeline.alerts.snapshot_taker import SnapshotFolder, SnapshotTaker
+from pipeline.alerts.media_folder import MediaFolder
+from pipeline.alerts.snapshot_taker import SnapshotTaker
 from pipeline.messages import Alert, Alternative, Caption, FrameStamp
 from pipeline.rules import replay
 from pipeline.rules.ruleset import make_rules
@@ -59,9 +60,10 @@ def test_rather_no_picture_than_a_clear_face() -> None:
 
 
 def test_a_folder_keeps_the_newest_within_its_size(tmp_path: Path) -> None:
-    folder = SnapshotFolder(tmp_path, 2500)
+    folder = MediaFolder(tmp_path, ".jpg", 2500)
     for second in range(6):
-        folder.keep(alert_at(second, camera="ab"[second % 2]), bytes(1000))
+        alert = alert_at(second, camera="ab"[second % 2])
+        folder.keep(alert, lambda path: path.write_bytes(bytes(1000)))
     names = sorted(path.name for path in tmp_path.glob("*/*"))
     assert [name[:15] for name in names] == ["20260105T120004", "20260105T120005"]
 
@@ -70,7 +72,7 @@ def test_a_folder_that_cannot_be_written_costs_no_alert(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    taker = SnapshotTaker(SnapshotFolder(tmp_path / "file", 1000))
+    taker = SnapshotTaker(MediaFolder(tmp_path / "file", ".jpg", 1000))
     assert taker.take(alert_at(0), noise())
     assert taker.take(alert_at(1), noise())
     assert len(caplog.records) == 1

@@ -45,6 +45,7 @@ def encode_alert(alert: Alert) -> dict[str, Any]:
         "last_seen": utc_text(alert.last_seen),
         "count": alert.count,
         "snapshot": alert.snapshot,
+        "clip": alert.clip,
         "model": alert.model,
         "rules_version": alert.rules_version,
     }

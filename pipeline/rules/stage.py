@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.alerts.clips import ClipRecorder
 from pipeline.alerts.codec import encode_alert
 from pipeline.alerts.snapshot_taker import SnapshotTaker
 from pipeline.captioner import CaptionedFrame
@@ -46,7 +47,7 @@ class RuleStagePorts:
     ``preview`` gives a frame's picture (H, W, 3) RGB, ``release`` frees its slot, ``wake`` tells
     the publisher that there is something new, ``snapshot_key`` names an alert's picture, and
     ``reviews`` gives what people have said since it was asked last, with its stream id;
-    ``snapshots`` makes the pictures.
+    ``snapshots`` makes the pictures, and ``clips``, where there is one, the videos.
     """
 
     preview: Callable[[FrameRef], NDArray[np.uint8]]
@@ -55,6 +56,7 @@ class RuleStagePorts:
     snapshot_key: Callable[[Alert], str]
     reviews: Callable[[], Sequence[tuple[str, Review]]] = tuple
     snapshots: SnapshotTaker = field(default_factory=SnapshotTaker)
+    clips: ClipRecorder | None = None
 
 
 class RuleStage:
@@ -143,6 +145,7 @@ class RuleStage:
         try:
             self._book.tell_snoozes(self._engine, item.caption.stamp)
             alerts = self._engine.process(item.caption)
+            self._begin_clips(alerts)
             pictures = {
                 alert.id: self._ports.snapshots.take(alert, self._ports.preview(item.ref))
                 for alert in alerts
@@ -156,10 +159,7 @@ class RuleStage:
         self, caption: Caption | None, alerts: Sequence[Alert], pictures: Mapping[str, bytes | None]
     ) -> Iterable[Judged]:
         without = {key for key, picture in pictures.items() if picture is None}
-        named = tuple(
-            a if a.id in without else replace(a, snapshot=self._ports.snapshot_key(a))
-            for a in alerts
-        )
+        named = tuple(self._named(alert, pictured=alert.id not in without) for alert in alerts)
         events = tuple((encode_alert(alert), pictures.get(alert.id)) for alert in named)
         self._book.watch(named)
         self.started.update(a.rule for a in alerts if a.state is AlertState.STARTED)
@@ -168,6 +168,21 @@ class RuleStage:
         taken = {key: picture for key, picture in pictures.items() if picture is not None}
         raised = (Work(Judged(None, named, taken), events),) if named else ()
         yield from self._save(*seen, *raised)
+
+    def _named(self, alert: Alert, pictured: bool) -> Alert:
+        """Add where the alert's picture and video are."""
+        snapshot = self._ports.snapshot_key(alert) if pictured else None
+        clips = self._ports.clips
+        return replace(
+            alert, snapshot=snapshot, clip=None if clips is None else str(clips.path(alert))
+        )
+
+    def _begin_clips(self, alerts: Sequence[Alert]) -> None:
+        if self._ports.clips is None:
+            return
+        for alert in alerts:
+            if alert.state is AlertState.STARTED:
+                self._ports.clips.begin(alert)
 
     def _save(self, *new: Work[Judged]) -> Iterable[Judged]:
         state = {"rules": self._engine.snapshot(), "reviews": self._book.snapshot()}
