@@ -70,7 +70,12 @@ class KeyFrameReader:
         return Grab.FRAME
 
     def retrieve(self) -> NDArray[np.uint8] | None:
-        """Return the key frame, (H, W, 3) uint8 BGR, turned upright as the file says."""
+        """Return the key frame, (H, W, 3) uint8 BGR, turned upright as the file says.
+
+        None when a part of it was lost on the way, which OpenCV does not tell.
+        """
+        if self._frame.is_corrupt:
+            return None
         image: NDArray[np.uint8] = self._frame.to_ndarray(format="bgr24")
         turn = _TURNS.get(int(getattr(self._frame, "rotation", 0)) % 360)
         return image if turn is None else np.asarray(cv2.rotate(image, turn), np.uint8)

@@ -15,6 +15,8 @@ __all__ = ["OpenError", "explain_file", "explain_network"]
 _DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _STATUS = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})")
 _SNIFF_BYTES = 1 << 20
+_RTSP = (SourceKind.RTSP, SourceKind.RTSPS)
+_OTHER_WAY = "a camera that speaks UDP alone needs transport: udp, others transport: tcp"
 
 
 class OpenError(Exception):
@@ -86,7 +88,10 @@ def _sentence(source: Source, status: int | None, with_password: bool) -> tuple[
             f"{source.display}: the server does not speak {source.kind.value}; check the port",
             True,
         )
-    return f"{source.display}: the server answers but gives no video (status {status})", False
+    return (
+        f"{source.display}: the server answers (status {status}) but gives no video this way; "
+        f"{_OTHER_WAY if source.kind in _RTSP else 'is it a stream and not a web page?'}"
+    ), False
 
 
 def _ask(source: Source, timeout_s: float) -> int | None:
@@ -95,7 +100,7 @@ def _ask(source: Source, timeout_s: float) -> int | None:
     host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
     target = parts._replace(netloc=f"{host}:{port}")
     request = f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {host}\r\n\r\n"
-    if source.kind in (SourceKind.RTSP, SourceKind.RTSPS):
+    if source.kind in _RTSP:
         request = (
             f"DESCRIBE {target.geturl()} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
         )
