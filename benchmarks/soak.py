@@ -35,7 +35,9 @@ from tests.rtsp_server import RtspServer, free_port
 ROOT = Path(__file__).parent.parent
 LIVE = "light.mp4"
 RECORDING = "bikes.mp4"
-SAMPLE_EVERY_S, SWAP_EVERY_S, FAULT_EVERY_S, FAULT_S = 5.0, 6.0, 12.0, 4.0
+SAMPLE_EVERY_S, SWAP_EVERY_S, RECOVERY_S = 5.0, 6.0, 6.0
+# What is done to the server in turn, and for how long: a hang is seen after 5 s without a frame.
+FAULTS = (("kill", 3.0), ("kill", 3.0), ("hang", 7.0))
 READY_WITHIN_S = 900.0
 
 
@@ -46,11 +48,15 @@ class Sample:
     at_s: float
     main_kib: int = 0
     captioner_kib: int = 0
+    captioner_descriptors: int = 0
+    captioner_threads: int = 0
     grabbers_kib: int = 0
     grabbers: int = 0
     descriptors: int = 0
     threads: int = 0
     segments: int = 0
+    online: int = 0
+    """How often a camera was told to be back, so far."""
     counts: dict[str, float] = field(default_factory=dict)
 
 
@@ -110,6 +116,7 @@ class Program:
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
         sample.segments = len(_segments())
+        sample.online = self.said_online()
         sample.counts = self._counts()
         return sample
 
@@ -125,6 +132,11 @@ class Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    def said_online(self) -> int:
+        """How often it has told that a camera is back."""
+        with (self._folder / "stdout").open() as lines:
+            return sum('"watchword.camera.online"' in line for line in lines)
 
     def said(self) -> str:
         """What it has said on stderr."""
@@ -184,12 +196,14 @@ def _add(sample: Sample, pid: int, kind: str) -> None:
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
     private_kib = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     if kind == "main":
         sample.main_kib = private_kib
-        sample.descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        sample.threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
+        sample.descriptors, sample.threads = descriptors, threads
     elif kind == "captioner":
         sample.captioner_kib = private_kib
+        sample.captioner_descriptors, sample.captioner_threads = descriptors, threads
     elif kind == "grabber":
         sample.grabbers += 1
         sample.grabbers_kib += private_kib
@@ -200,15 +214,16 @@ def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Samp
     began_s = time.monotonic()
     samples: list[Sample] = []
     next_sample_s = next_swap_s = 0.0
-    next_fault_s, mend_s, faults, with_recording = FAULT_EVERY_S, float("inf"), 0, False
+    next_fault_s, mend_s, faults, with_recording = RECOVERY_S, float("inf"), 0, False
     while (now_s := time.monotonic() - began_s) < minutes * 60:
+        kind, lasts_s = FAULTS[faults % len(FAULTS)]
         if now_s >= mend_s:
-            (unsteady.resume if faults % 3 == 0 else unsteady.start)()
-            mend_s = float("inf")
-        elif now_s >= next_fault_s and now_s < minutes * 60 - 60:
+            (unsteady.resume if kind == "hang" else unsteady.start)()
             faults += 1
-            (unsteady.hang if faults % 3 == 0 else unsteady.kill)()
-            next_fault_s, mend_s = now_s + FAULT_EVERY_S, now_s + FAULT_S
+            next_fault_s, mend_s = now_s + RECOVERY_S, float("inf")
+        elif now_s >= next_fault_s and now_s < minutes * 60 - 60:
+            (unsteady.hang if kind == "hang" else unsteady.kill)()
+            next_fault_s, mend_s = float("inf"), now_s + lasts_s
         if now_s >= next_swap_s and now_s < minutes * 60 - 30:
             with_recording = not with_recording
             program.write(with_recording=with_recording)
@@ -221,34 +236,48 @@ def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Samp
     return samples
 
 
+GROWING = (
+    ("main_kib", "KiB"),
+    ("captioner_kib", "KiB"),
+    ("descriptors", ""),
+    ("threads", ""),
+    ("captioner_descriptors", ""),
+    ("captioner_threads", ""),
+    ("segments", ""),
+)
+
+
 def report(samples: list[Sample], warm_up_s: float) -> None:
-    """Print first, last and slope of everything that must not grow."""
+    """Print first, last and growth of everything that must not grow.
+
+    Growth is the least squares slope over the time; its bound adds two standard errors. All of it
+    is laid to the captions, then all of it to the reconnects: each figure is the most it can be.
+    """
     kept = [sample for sample in samples if sample.at_s >= warm_up_s]
-    counts = [sample.counts for sample in kept]
-    captions = counts[-1]["captions_total"] - counts[0]["captions_total"]
-    reconnects = counts[-1].get("camera_reconnects_total", 0.0)
-    span_s = kept[-1].at_s - kept[0].at_s
-    print(f"after a warm-up of {warm_up_s:.0f} s: {span_s:.0f} s, {captions:.0f} captions")
-    print(f"reconnects in the whole run: {reconnects:.0f}")
+    first, last = kept[0], kept[-1]
+    captions = last.counts["captions_total"] - first.counts["captions_total"]
+    reconnects = last.online - first.online
+    span_s = last.at_s - first.at_s
+    attempts = last.counts.get("camera_reconnects_total", 0.0)
+    print(f"in the whole run: {last.online} reconnects ({attempts:.0f} attempts to reopen)")
+    print(
+        f"after a warm-up of {warm_up_s:.0f} s: {span_s:.0f} s, {captions:.0f} captions, "
+        f"{reconnects} reconnects"
+    )
     times = np.array([sample.at_s for sample in kept])
-    for name, unit in (
-        ("main_kib", "KiB"),
-        ("captioner_kib", "KiB"),
-        ("descriptors", ""),
-        ("threads", ""),
-        ("segments", ""),
-    ):
+    print(f"{'':22s}first last | least most | growth (bound) a 1,000 captions | a reconnect")
+    for name, unit in GROWING:
         values = np.array([getattr(sample, name) for sample in kept], float)
         slope, error = _slope(times, values)
-        per_caption = slope * span_s / max(captions, 1) * 1000
-        bound = (abs(slope) + 2 * error) * span_s / max(captions, 1) * 1000
+        growth, bound = slope * span_s, (slope + 2 * error) * span_s
+        shares = [1000 / max(captions, 1), 1 / max(reconnects, 1)]
+        each = " | ".join(f"{growth * share:+.2f} ({bound * share:+.2f})" for share in shares)
         print(
-            f"{name:14s} first {values[0]:9.0f} last {values[-1]:9.0f} {unit:3s} "
-            f"min {values.min():.0f} max {values.max():.0f}; a 1,000 captions {per_caption:+.1f} "
-            f"(bound {bound:.1f}), a reconnect {slope * span_s / max(reconnects, 1):+.2f}"
+            f"{name:21s} {values[0]:.0f} {values[-1]:.0f} | "
+            f"{values.min():.0f} {values.max():.0f} | {each} {unit}"
         )
-    each = [sample.grabbers_kib / sample.grabbers for sample in kept if sample.grabbers]
-    print(f"a grabber's own memory: median {np.median(each):.0f} KiB, most {max(each):.0f} KiB")
+    each_kib = [sample.grabbers_kib / sample.grabbers for sample in kept if sample.grabbers]
+    print(f"a grabber's own memory: median {np.median(each_kib):.0f} KiB, most {max(each_kib):.0f}")
 
 
 def _slope(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What stands between a camera and us: a TCP relay that stalls, resets, encrypts or asks a password."""
+"""A TCP relay between a camera and us that stalls, resets, encrypts or asks for a password."""
 
 from __future__ import annotations
 

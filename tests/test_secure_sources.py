@@ -66,9 +66,7 @@ def test_rtsp_over_tls_with_a_self_signed_certificate(
             assert run.capture.accounts()["cam"].balanced
 
 
-def test_a_wrong_password_over_tls_is_told_as_such(
-    server: RtspServer, self_signed: ssl.SSLContext
-):
+def test_a_wrong_password_over_tls_is_told_as_such(server: RtspServer, self_signed: ssl.SSLContext):
     with TcpRelay(server.port, Login("admin", "right"), self_signed) as relay:
         url = relay.url("cam.mp4", "rtsps", "admin:wrong@")
         with Run(CameraSpec("cam", parse_source(url), PATIENT)) as run:
