@@ -86,7 +86,8 @@ def _waits(home: Path, url: str, cameras: int, rate: float, seconds: float) -> l
     with EmbeddedRedis() as server, _program(home, url, cameras, rate, server.url):
         until_s = time.monotonic() + _START_S
         events = subscribe(server.url, since="0-0", keep_going=lambda: time.monotonic() < until_s)
-        next(events)  # the model is loaded, the first caption is out
+        if next(events, None) is None:  # the model is loaded, the first caption is out
+            raise RuntimeError(f"no event within {_START_S:.0f} s: {_said(home)}")
         from_s = time.monotonic() + _SETTLE_S
         until_s = from_s + seconds
         waits = []
@@ -113,11 +114,9 @@ def _program(home: Path, url: str, cameras: int, rate: float, redis_url: str) ->
         "store": {"path": str(home / "store.sqlite3")},
     }
     (home / "config.yaml").write_text(yaml.safe_dump(config))
-    process = subprocess.Popen(
-        [sys.executable, str(RUN_STREAM), "run", "--config", str(home / "config.yaml"), "--quiet"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, str(RUN_STREAM), "run", "--config", str(home / "config.yaml")]
+    with (home / "said").open("w") as said:
+        process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL, stderr=said)
     try:
         yield
     finally:
@@ -127,6 +126,10 @@ def _program(home: Path, url: str, cameras: int, rate: float, redis_url: str) ->
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _said(home: Path) -> str:
+    return (home / "said").read_text()[-2000:]
 
 
 def main() -> None:

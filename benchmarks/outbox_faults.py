@@ -34,6 +34,7 @@ from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert
 from pipeline.config import RedisConfig
 from pipeline.messages import Caption, FrameStamp
 from pipeline.rules import RuleEngine, RuleSet, load_rules
+from pipeline.rules.stage import STATE_PREFIX
 from pipeline.store import Store
 
 RULES = Path(__file__).parent.parent / "configs" / "rules.yaml"
@@ -72,11 +73,11 @@ def judge(captions: int, store_path: str, url: str | None) -> None:
     )
     if publisher is not None:
         publisher.start()
-    engine = RuleEngine(_rules(), state=store.state("rules"))
+    engine = RuleEngine(_rules(), state=store.states(STATE_PREFIX))
     for number in range(store.state("position") or 0, captions):
         events = [(encode_alert(alert), b"jpeg") for alert in engine.process(_caption(number))]
-        state: dict[str, Any] = {"rules": engine.snapshot(), "position": number + 1}
-        store.record(events, state)
+        rows = {STATE_PREFIX + name: row for name, row in engine.live_snapshot().items()}
+        store.record(events, {**rows, "position": number + 1})
         if publisher is not None:
             publisher.wake()
             time.sleep(_WORK_S)
@@ -146,8 +147,9 @@ def _position(path: str) -> int:
 
 
 def _caption(number: int) -> Caption:
-    position_s = number * _CAPTION_S
-    stamp = FrameStamp("door", number, _BEGIN + timedelta(seconds=position_s), 0, position_s)
+    seconds = number * _CAPTION_S
+    moment = _BEGIN + timedelta(seconds=seconds)
+    stamp = FrameStamp("door", number, moment, int(seconds * 1e9))  # of a live camera
     return Caption(stamp, _TEXTS[(number // 3) % len(_TEXTS)], -1.0)
 
 

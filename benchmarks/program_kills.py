@@ -3,8 +3,9 @@
     python -m benchmarks.program_kills [--kills 20]
 
 Two recordings with a given start time are watched to their end once; that run's events are the
-measure. Then the same command is killed (SIGKILL of the main process) after a random time and run
-again on the same store and the same Redis, so many times, and at last left to come to its end.
+measure. Then the same command is killed (SIGKILL of the main process) and run again on the same
+store and the same Redis, so many times, and at last left to come to its end. One kill in five falls
+while it starts, the others at a random time after its first caption.
 Every event of the unbroken run must be in the stream once. What a killed run leaves behind is
 counted too: processes of its own, and segments of shared memory.
 """
@@ -37,7 +38,7 @@ _LEFT_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class Count:
-    """What the stream held at the end; ``mid_run`` kills fell after the first frame was read."""
+    """What the stream held at the end; ``mid_run`` kills fell after the first caption."""
 
     kills: int
     mid_run: int
@@ -59,18 +60,21 @@ def run(kills: int, seed: int) -> Count:
         EmbeddedRedis() as real,
     ):
         home = Path(folder)
-        begun_s = time.monotonic()
-        _finish(home / "unbroken", measure.url)
-        whole_s = time.monotonic() - begun_s
+        start_s, work_s = _unbroken(home / "unbroken", measure.url)
         mid_run = left = segments = 0
         for number in range(1, kills + 1):
             process = _start(home / "killed", real.url)
-            captioned, family = _kill_after(process, chance.uniform(0.2, 1.0) * whole_s)
-            mid_run += captioned
+            if number % 5 == 0:
+                after_s = chance.uniform(0.0, start_s)
+            else:
+                _wait_for_caption(process, home / "killed")
+                after_s = chance.uniform(0.0, work_s)
+            killed, family = _kill_after(process, after_s)
+            mid_run += killed and _has_captioned(home / "killed")
             left += _still_there(family)
             segments += len(_segments(process.pid))
-            sys.stderr.write(f"kill {number} of {kills}, {mid_run} after the first caption\n")
-        _finish(home / "killed", real.url)
+            sys.stderr.write(f"kill {number} of {kills}, {mid_run} in the middle of the work\n")
+        _finish(_start(home / "killed", real.url), home / "killed")
         expected, found = set(_ids(measure.url)), Counter(_ids(real.url))
         return Count(
             kills=kills,
@@ -86,32 +90,49 @@ def run(kills: int, seed: int) -> Count:
 
 
 def _start(output: Path, url: str) -> subprocess.Popen[str]:
-    """Start the program; what it says besides lies in ``output``'s neighbour ``….err``."""
+    """Start the program; what it prints lies beside ``output``: ``….out`` and ``….err``."""
     sources = [f"{name}={clip(file)}" for name, file in _CLIPS.items()]
     command = [sys.executable, str(RUN_STREAM), "run", *sources, "--json", "--rules", str(_RULES)]
     place = ["--output", str(output), "--redis-url", url, "--start-time", "2026-01-02T03:00:00Z"]
-    with output.with_suffix(".err").open("w") as said:
-        return subprocess.Popen([*command, *place], stdout=subprocess.PIPE, stderr=said, text=True)
+    with output.with_suffix(".out").open("w") as out, output.with_suffix(".err").open("w") as err:
+        return subprocess.Popen([*command, *place], stdout=out, stderr=err, text=True)
 
 
-def _finish(output: Path, url: str) -> None:
+def _unbroken(output: Path, url: str) -> tuple[float, float]:
+    """Let it come to its end; seconds to its first caption, and from there on."""
+    begun_s = time.monotonic()
     process = _start(output, url)
-    process.communicate()
-    if process.returncode != 0:
+    _wait_for_caption(process, output)
+    captioned_s = time.monotonic()
+    _finish(process, output)
+    return captioned_s - begun_s, time.monotonic() - captioned_s
+
+
+def _finish(process: subprocess.Popen[str], output: Path) -> None:
+    if process.wait() != 0:
         said = output.with_suffix(".err").read_text()[-2000:]
         raise RuntimeError(f"the program left with exit code {process.returncode}: {said}")
 
 
+def _wait_for_caption(process: subprocess.Popen[str], output: Path) -> None:
+    while not _has_captioned(output) and process.poll() is None:
+        time.sleep(0.02)
+
+
+def _has_captioned(output: Path) -> bool:
+    return '"type": "caption"' in output.with_suffix(".out").read_text()
+
+
 def _kill_after(process: subprocess.Popen[str], seconds: float) -> tuple[bool, dict[int, str]]:
-    """Kill it, unless it has come to its end; whether it had captioned, and its descendants."""
-    family: dict[int, str] = {}
+    """Kill it, unless it comes to its end before; whether it was killed, and its descendants."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         family = _descendants(process.pid)
         process.kill()
-    printed, _ = process.communicate()
-    return process.returncode != 0 and '"type": "caption"' in printed, family
+        process.wait()
+        return True, family
+    return False, {}
 
 
 def _still_there(family: dict[int, str]) -> int:

@@ -30,7 +30,7 @@ from pipeline.outputs.stage import OutputStage, PictureKeeper, Sink
 from pipeline.reload import Differences, camera_groups
 from pipeline.restarts import RestartBudget
 from pipeline.rules import RuleEngine, RuleSet
-from pipeline.rules.stage import Judged, RuleStage, RuleStagePorts
+from pipeline.rules.stage import STATE_PREFIX, Judged, RuleStage, RuleStagePorts
 from pipeline.run_setup import Setup
 from pipeline.services import Services
 from pipeline.supervisor import Supervisor
@@ -149,9 +149,7 @@ def _captioner(parts: ChainParts, capture: Capture, ledger: Ledger) -> Captioner
 
 
 def _engine(parts: ChainParts) -> RuleEngine:
-    # Only live cameras go on where a run before stopped: a recording begins anew.
-    live = any(spec.source.live for spec in parts.specs)
-    state = parts.services.store.state("rules") if live else None
+    state = parts.services.store.states(STATE_PREFIX)
     return RuleEngine(parts.rules, state=state, groups=camera_groups(parts.config))
 
 

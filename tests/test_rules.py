@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -73,6 +75,16 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.fixture
+def machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's time zone, as the test's parameter says."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
 # Loading
 
 
@@ -83,6 +95,8 @@ def test_shipped_rules_pass_their_own_examples(name: str) -> None:
     assert check_examples(rules) == []
 
 
+@pytest.mark.usefixtures("machine_zone")
+@pytest.mark.parametrize("machine_zone", ["UTC"], indirect=True)
 @pytest.mark.parametrize(
     ("rule", "text", "seconds", "hour", "fires"),
     [
@@ -258,6 +272,95 @@ def test_a_schedule_uses_its_time_zone_and_reaches_over_midnight() -> None:
     rules = rules_of(schedule=[night])
     for hours, fires in ((8.9, False), (9.1, True), (16.9, True), (17.1, False), (33.5, False)):
         assert bool(list(replay([caption("a fight", hours * 3600)], rules))) is fires, hours
+
+
+@pytest.mark.usefixtures("machine_zone")
+@pytest.mark.parametrize("machine_zone", ["Europe/Paris"], indirect=True)
+@pytest.mark.parametrize(
+    ("own", "of_file", "first_hour"),
+    [(None, None, 21), (None, "America/New_York", 27), ("UTC", "America/New_York", 22)],
+)
+def test_a_schedule_without_a_zone_is_in_the_files_or_in_this_machines(
+    own: str | None, of_file: str | None, first_hour: int
+) -> None:
+    schedule = {"start": "22:00", "end": "23:00", **({"time_zone": own} if own else {})}
+    rule = {"name": "fight", "keywords": ["fight"], "schedule": [schedule]}
+    zone = {"time_zone": of_file} if of_file else {}
+    rules = make_rules(RulesFile.model_validate({"rules": [rule], **zone}))
+    fires = [
+        hour
+        for hour in range(30)
+        if list(replay([caption("a fight", (hour - START.hour) * 3600.0)], rules))
+    ]
+    assert first_hour in fires and first_hour - 1 not in fires and first_hour + 1 not in fires
+
+
+# Limits over all cameras
+
+
+def rules_with(*rules: dict[str, object], **of_file: object) -> RuleSet:
+    named = [{"cooldown_s": 0, "end_after_s": 1, **rule} for rule in rules]
+    return make_rules(RulesFile.model_validate({"rules": named, **of_file}))
+
+
+def started(
+    engine: RuleEngine, text: str, time_s: float, camera: str, live: bool = True
+) -> list[Alert]:
+    seen = engine.process(caption(text, time_s, camera=camera, live=live))
+    return [alert for alert in seen if alert.state is AlertState.STARTED]
+
+
+def test_a_limit_over_all_cameras_holds_back_and_tells_how_much() -> None:
+    limit = {"alerts": 2, "within_s": 60}
+    rules = rules_with({"name": "f", "keywords": ["fight"], "rate_limit_all_cameras": limit})
+    engine = RuleEngine(rules)
+    assert started(engine, "a fight", 0, "a") and started(engine, "a fight", 10, "b")
+    assert not started(engine, "a fight", 20, "c") and not started(engine, "a fight", 30, "d")
+    assert engine.suppressed() == {("f", "rate_limit_all_cameras"): 2}
+    (first,) = started(engine, "a fight", 61, "e")
+    assert first.evidence["suppressed_rate_limit_all_cameras"] == 2
+    (second,) = started(engine, "a fight", 71, "f")
+    assert "suppressed_rate_limit_all_cameras" not in second.evidence
+
+
+def test_a_limit_over_all_rules_lets_critical_alerts_pass() -> None:
+    rules = rules_with(
+        {"name": "dog", "keywords": ["dog"]},
+        {"name": "cat", "keywords": ["cat"]},
+        {"name": "fire", "keywords": ["fire"], "severity": "critical"},
+        rate_limit={"alerts": 1, "within_s": 60},
+    )
+    engine = RuleEngine(rules)
+    assert started(engine, "a dog", 0, "a")
+    assert not started(engine, "a cat", 10, "b")
+    (fire,) = started(engine, "a fire", 20, "c")
+    assert fire.evidence["suppressed_rate_limit_all_rules"] == 1
+    assert not started(engine, "a dog", 79, "d")  # the fire counts
+    (late,) = started(engine, "a cat", 81, "e")
+    assert late.evidence["suppressed_rate_limit_all_rules"] == 1
+
+
+def test_recordings_neither_count_nor_are_held_back() -> None:
+    rules = rules_with(
+        {"name": "f", "keywords": ["fight"]}, rate_limit={"alerts": 1, "within_s": 60}
+    )
+    engine = RuleEngine(rules)
+    for camera in "abc":
+        assert started(engine, "a fight", 0, camera, live=False)
+    assert started(engine, "a fight", 1, "d")
+    assert not started(engine, "a fight", 2, "e")
+
+
+def test_limits_survive_a_restart_and_end_with_a_boot() -> None:
+    rules = rules_with(
+        {"name": "f", "keywords": ["fight"]}, rate_limit={"alerts": 1, "within_s": 60}
+    )
+    first = RuleEngine(rules)
+    assert started(first, "a fight", 0, "a")
+    state = json.loads(json.dumps(first.snapshot()))
+    assert not started(RuleEngine(rules, state=state), "a fight", 1, "b")
+    state["*"]["boot"] = "another"
+    assert started(RuleEngine(rules, state=state), "a fight", 1, "b")
 
 
 def test_a_snooze_holds_one_camera_and_rule() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -67,12 +69,20 @@ def test_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None
         "INSERT INTO outbox (id, event, published_at)"
         " VALUES ('old', '{}', '2026'), ('new', '{}', NULL)"
     )
+    remembered = {
+        "gate": {"boot": "b", "last": {"sequence": 1}},
+        "clip": {"boot": "b", "last": {"sequence": 1, "position_s": 2.0}},
+    }
+    rows = [("rules", json.dumps(remembered)), ("reviews", "{}")]
+    connection.executemany("INSERT INTO state VALUES (?, ?)", rows)
     connection.commit()
     connection.close()
     store = Store(path)
     assert [entry.id for entry in store.pending()] == ["new"]
     store.mark_published(2)
     assert store.depth() == 0
+    assert store.states("rules:") == {"gate": {"boot": "b", "last": {"sequence": 1}}}
+    assert (store.state("rules"), store.state("reviews")) == (None, {})
     store.close()
 
 
@@ -160,18 +170,26 @@ def test_backlog_holds_events_and_lets_captions_pass(store: Store) -> None:
     backlog: Backlog[str] = Backlog(store)
     _fill(store._connection)
     big = "x" * 100_000
-    assert backlog.save({}, Work("alert", ((_event("a", text=big), b"jpeg"),))) == []
-    assert backlog.save({}, Work("caption", (), (_caption(0, big),))) == [("caption", ())]
+    assert (
+        backlog.save(
+            {"rules:a": 1, "rules:b": 1}, Work("alert", ((_event("a", text=big), b"jpeg"),))
+        )
+        == []
+    )
+    assert backlog.save({"rules:a": 2}, Work("caption", (), (_caption(0, big),))) == [
+        ("caption", ())
+    ]
     assert len(backlog) == 1
     assert backlog.error is not None
     assert "full" in backlog.error
     _free(store._connection)
-    assert backlog.save({}, Work("next", ((_event("b"), None),))) == [
+    assert backlog.save({"rules:c": 3}, Work("next", ((_event("b"), None),))) == [
         ("alert", (1,)),
         ("next", (2,)),
     ]
     assert len(backlog) == 0
     assert backlog.error is None
+    assert store.states("rules:") == {"a": 2, "b": 1, "c": 3}  # none that was refused is lost
     assert [entry.id for entry in store.pending()] == ["a", "b"]
 
 
@@ -214,6 +232,29 @@ def test_an_alert_that_starts_goes_on_with_its_picture_and_no_other_does(tmp_pat
     pictured = [key for each in out for key in each.pictures]
     assert sorted(pictured) == sorted(started) and started
     assert all(jpeg.startswith(b"\xff\xd8") for each in out for jpeg in each.pictures.values())
+
+
+def test_a_caption_writes_its_own_cameras_state_and_a_recording_none(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.db")
+    stage = _stage(store)
+    list(stage.process(_frames(3)))
+    assert set(store.states("rules:")) <= {"*"}
+    live = [
+        CaptionedFrame(replace(item.caption, stamp=stamp), replace(item.ref, stamp=stamp))
+        for item in _frames(3)
+        for stamp in [replace(item.caption.stamp, camera="gate", position_s=None)]
+    ]
+    list(stage.process(live))
+    states = store.states("rules:")
+    assert set(states) == {"gate", "*"}
+    assert states["gate"]["tracks"]["fire"]["alert"]["state"] == "started"
+    store.record(state={"rules:gate": "as another camera's caption leaves it"})
+    stamp = replace(live[0].caption.stamp, camera="yard")
+    yard = CaptionedFrame(replace(live[0].caption, stamp=stamp), replace(live[0].ref, stamp=stamp))
+    list(stage.process([yard]))
+    assert set(store.states("rules:")) == {"gate", "yard", "*"}
+    assert store.states("rules:")["gate"] == "as another camera's caption leaves it"
+    store.close()
 
 
 def test_rule_stage_on_a_full_disk_loses_no_alert(tmp_path: Path) -> None:

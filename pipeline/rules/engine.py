@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from pipeline.messages import Alert, Caption, FrameStamp
 from pipeline.rules.judge import Judge
 from pipeline.rules.lifecycle import Lifecycle
+from pipeline.rules.limits import Limits
 from pipeline.rules.places import watches_camera
 from pipeline.rules.ruleset import Rule, RuleSet
 from pipeline.rules.schema import Zone
@@ -25,10 +26,12 @@ from pipeline.rules.track import CameraTrack, Track
 __all__ = ["RuleEngine", "RuleState", "utc_now"]
 
 RuleState = dict[str, Any]
-"""Snapshot of an engine: JSON-able, camera name to what is remembered of it."""
+"""Snapshot of an engine: JSON-able, camera name to what is remembered of it, and ``*`` to what is
+remembered of all cameras together."""
 
 _CODEC = TypeAdapter(CameraTrack)
 _IDLE = Track()
+_ALL = "*"  # no camera can be called so
 
 
 def utc_now() -> datetime:
@@ -62,6 +65,7 @@ class RuleEngine:
         self._watching: dict[str, tuple[Judge, ...]] = {}
         self._suppressed: Counter[tuple[str, str]] = Counter()
         self._boot = _boot_id()
+        self._limits = Limits(rules, self._boot)
         if state is not None:
             self.restore(state)
 
@@ -119,6 +123,7 @@ class RuleEngine:
                     alerts += self._lifecycle(camera, judge.rule)[0].end(camera.last)
             camera.tracks = {rule: track for rule, track in camera.tracks.items() if rule in kept}
         self._rules, self._groups = rules, dict(groups or {})
+        self._limits.replace_rules(rules)
         self._watching.clear()
         return alerts
 
@@ -148,7 +153,18 @@ class RuleEngine:
         It is written with every caption, so rules that have nothing to remember are left out.
         """
         names = list(self._cameras) if camera is None else [camera]
-        return {name: _dumped(self._cameras[name]) for name in names if name in self._cameras}
+        found = {name: _dumped(self._cameras[name]) for name in names if name in self._cameras}
+        return {**found, _ALL: self._limits.snapshot()}
+
+    def live_snapshot(self, camera: str | None = None) -> RuleState:
+        """:meth:`snapshot` without recordings, which a later run begins anew."""
+        recordings = {
+            name for name, known in self._cameras.items()
+            if known.last is not None and known.last.position_s is not None
+        }  # fmt: skip
+        if camera in recordings:
+            return {}
+        return {n: data for n, data in self.snapshot(camera).items() if n not in recordings}
 
     def restore(self, state: RuleState) -> None:
         """Go on from a snapshot; cameras that it does not name keep their state.
@@ -158,7 +174,10 @@ class RuleEngine:
 
         """
         for name, data in state.items():
-            self._cameras[name] = _CODEC.validate_python(data)
+            if name == _ALL:
+                self._limits.restore(data)
+            else:
+                self._cameras[name] = _CODEC.validate_python(data)
 
     def _count(self, rule: str, reason: str) -> None:
         self._suppressed[rule, reason] += 1
@@ -188,8 +207,8 @@ class RuleEngine:
 
     def _lifecycle(self, camera: CameraTrack, rule: Rule) -> tuple[Lifecycle, Track]:
         track = camera.tracks.setdefault(rule.spec.name, Track())
-        version = self._rules.version
-        return Lifecycle(rule.spec, track, version, self._clock, self._count), track
+        version, limits = self._rules.version, self._limits
+        return Lifecycle(rule.spec, track, version, self._clock, self._count, limits), track
 
     def _lifecycles(self, camera: CameraTrack) -> list[Lifecycle]:
         if camera.last is None:

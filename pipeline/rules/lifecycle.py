@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 from pipeline.messages import Alert, AlertState, Caption, Evidence, FrameStamp
+from pipeline.rules.limits import Limits
 from pipeline.rules.schema import RuleSpec
 from pipeline.rules.track import Sighting, Track
 
@@ -43,12 +44,14 @@ class Lifecycle:
         version: str,
         clock: Callable[[], datetime],
         suppressed: Callable[[str, str], None],
+        limits: Limits,
     ) -> None:
         self._rule = rule
         self._track = track
         self._version = version
         self._clock = clock
         self._suppressed = suppressed
+        self._limits = limits
 
     def advance(self, caption: Caption, match: Match | None) -> list[Alert]:
         """Take in one caption, which matched or not, and return what is to be published."""
@@ -117,6 +120,10 @@ class Lifecycle:
             self._suppressed(self._rule.name, reason)
             self._track.held_back[reason] = self._track.held_back.get(reason, 0) + 1
             return []
+        refusal = self._limits.refusal(self._rule, caption.stamp)
+        if refusal is not None:
+            self._suppressed(self._rule.name, refusal)
+            return []
         return [self._start(caption, match, first_seen)]
 
     def _confirmed_since(self, stamp: FrameStamp, match: Match) -> datetime | None:
@@ -155,6 +162,7 @@ class Lifecycle:
             track.started_s.append(caption.stamp.time_s)
         held_back = {f"suppressed_{why}": float(count) for why, count in track.held_back.items()}
         track.held_back = {}
+        held_back |= self._limits.started(rule, caption.stamp)
         track.alert = self._revision(
             caption, replace(match, evidence={**match.evidence, **held_back}), first_seen, 1
         )

@@ -35,7 +35,8 @@ def in_schedule(schedules: Sequence[Schedule], at: datetime) -> bool:
 
 
 def _active(schedule: Schedule, at: datetime) -> bool:
-    local = at.astimezone(ZoneInfo(schedule.time_zone))
+    zone = None if schedule.time_zone is None else ZoneInfo(schedule.time_zone)
+    local = at.astimezone(zone)  # None: this machine's
     now = local.time().replace(tzinfo=None)
     today = _DAYS[local.weekday()]
     if schedule.start == schedule.end:

@@ -12,7 +12,7 @@ from pipeline.config import ConfigError, Problem, load_yaml_model
 from pipeline.rules.lexicon import Lexicon, LexiconFile, shipped_lexicon
 from pipeline.rules.matcher import TextMatcher
 from pipeline.rules.places import watches_camera
-from pipeline.rules.schema import RulesFile, RuleSpec, Zone
+from pipeline.rules.schema import RateLimit, RulesFile, RuleSpec, Zone
 
 __all__ = ["Rule", "RuleSet", "check_examples", "load_rules", "make_rules"]
 
@@ -39,6 +39,7 @@ class RuleSet:
     version: str
     groups: Mapping[str, Sequence[str]]
     path: str = "<rules>"
+    rate_limit: RateLimit | None = None
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -98,10 +99,12 @@ def make_rules(
         version=digest.hexdigest()[:12],
         groups=file.groups,
         path=path,
+        rate_limit=file.rate_limit,
     )
 
 
-def _compiled(spec: RuleSpec, file: RulesFile, lexicon: Lexicon) -> Rule:
+def _compiled(written: RuleSpec, file: RulesFile, lexicon: Lexicon) -> Rule:
+    spec = _in_zone(written, file.time_zone)
     return Rule(
         spec=spec,
         matcher=TextMatcher(spec, lexicon),
@@ -111,6 +114,15 @@ def _compiled(spec: RuleSpec, file: RulesFile, lexicon: Lexicon) -> Rule:
         ),
         zones=tuple(file.zones[name] for name in spec.zones),
     )
+
+
+def _in_zone(spec: RuleSpec, zone: str | None) -> RuleSpec:
+    """Give schedules that name no time zone the file's."""
+    schedule = tuple(
+        each if each.time_zone is not None else each.model_copy(update={"time_zone": zone})
+        for each in spec.schedule
+    )
+    return spec.model_copy(update={"schedule": schedule})
 
 
 def check_examples(rules: RuleSet) -> list[Problem]:

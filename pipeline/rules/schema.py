@@ -36,6 +36,7 @@ Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Sentence = Annotated[str, Field(min_length=1)]
 Nats = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+ZoneName = Annotated[str, AfterValidator(known_time_zone)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Point = tuple[Probability, Probability]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -81,7 +82,7 @@ class Confirm(Strict):
 
 
 class RateLimit(Strict):
-    """At most ``alerts`` alerts of this rule on a camera within ``within_s``."""
+    """At most ``alerts`` alerts start within ``within_s``."""
 
     alerts: Annotated[int, Field(ge=1)]
     within_s: PositiveSeconds
@@ -90,18 +91,14 @@ class RateLimit(Strict):
 class Schedule(Strict):
     """When a rule is active: weekdays and a time of day in a time zone.
 
+    Without a zone of its own it is in the rules file's, and without that in this machine's.
     ``end`` before ``start`` reaches over midnight and belongs to the day on which it began.
     """
 
     days: tuple[Day, ...] = _DAYS
     start: time = time(0)
     end: time = time(0)
-    time_zone: str = "UTC"
-
-    @field_validator("time_zone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return known_time_zone(name)
+    time_zone: ZoneName | None = None
 
 
 class Zone(Strict):
@@ -209,6 +206,9 @@ class RuleSpec(Strict):
     cooldown_s: Seconds = 60.0
     """After the last match of a published alert, the next one waits so long."""
     rate_limit: RateLimit | None = None
+    """Of this rule on one camera."""
+    rate_limit_all_cameras: RateLimit | None = None
+    """Of this rule on all live cameras together."""
     escalate: Escalate | None = None
     examples: Examples = Examples()
 
@@ -236,6 +236,10 @@ class RulesFile(Strict):
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Camera groups: name to globs; those of the configuration file count too."""
     zones: dict[Name, Zone] = Field(default_factory=dict)
+    time_zone: ZoneName | None = None
+    """Of schedules that name none; unset, this machine's."""
+    rate_limit: RateLimit | None = None
+    """Of all rules on all live cameras together; critical alerts count, but are never held back."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> RulesFile:

@@ -21,10 +21,12 @@ from pipeline.rules.reviews import ReviewBook
 from pipeline.rules.ruleset import RuleSet
 from pipeline.store import Backlog, Store, StoreError, Work
 
-__all__ = ["Judged", "RuleStage", "RuleStagePorts"]
+__all__ = ["STATE_PREFIX", "Judged", "RuleStage", "RuleStagePorts"]
 
 log = logging.getLogger(__name__)
 
+STATE_PREFIX = "rules:"
+"""Begins the names of the rules' rows in the store; a camera's name ends them."""
 _LAST_TRIES, _TRY_EVERY_S = 10, 0.5
 
 
@@ -111,7 +113,7 @@ class RuleStage:
             if not self._backlog:
                 return
             time.sleep(_TRY_EVERY_S)
-            yield from self._save()
+            yield from self._save(None)
         if lost := self._backlog.give_up():
             yield from lost
             raise StoreError(f"{self._backlog.error}; {len(lost)} alert revisions are not stored")
@@ -167,7 +169,7 @@ class RuleStage:
         seen = () if caption is None else (Work(Judged(caption, ()), captions=(caption,)),)
         taken = {key: picture for key, picture in pictures.items() if picture is not None}
         raised = (Work(Judged(None, named, taken), events),) if named else ()
-        yield from self._save(*seen, *raised)
+        yield from self._save(caption, *seen, *raised)
 
     def _named(self, alert: Alert, pictured: bool) -> Alert:
         """Add where the alert's picture and video are."""
@@ -184,9 +186,11 @@ class RuleStage:
             if alert.state is AlertState.STARTED:
                 self._ports.clips.begin(alert)
 
-    def _save(self, *new: Work[Judged]) -> Iterable[Judged]:
-        state = {"rules": self._engine.snapshot(), "reviews": self._book.snapshot()}
-        durable = self._backlog.save(state, *new)
+    def _save(self, caption: Caption | None, *new: Work[Judged]) -> Iterable[Judged]:
+        """Write work, and what is remembered of the caption's camera; without one, of all."""
+        live = self._engine.live_snapshot(None if caption is None else caption.stamp.camera)
+        state = {STATE_PREFIX + name: data for name, data in live.items()}
+        durable = self._backlog.save({**state, "reviews": self._book.snapshot()}, *new)
         if any(numbers for _, numbers in durable):
             self._ports.wake()
         for judged, numbers in durable:

@@ -38,6 +38,7 @@ class Backlog(Generic[ItemT]):
     def __init__(self, store: Store) -> None:
         self._store = store
         self._held: list[Work[ItemT]] = []
+        self._state: dict[str, Any] = {}
         self.error: str | None = None
         """Why the store takes nothing now, or None."""
 
@@ -55,16 +56,17 @@ class Backlog(Generic[ItemT]):
 
         """
         work = [*self._held, *new]
+        self._state |= state or {}  # what was refused before is written with what comes next
         events = [event for each in work for event in each.events]
         captions = [caption for each in work for caption in each.captions]
         try:
-            numbers = iter(self._store.record(events, state, captions))
+            numbers = iter(self._store.record(events, self._state, captions))
         except StoreError as error:
             return self._hold(work, error)
         if self.error is not None:
             log.warning("store: written again; %d events that waited are safe", len(events))
             self.error = None
-        self._held = []
+        self._held, self._state = [], {}
         return [(each.item, tuple(next(numbers) for _ in each.events)) for each in work]
 
     def give_up(self) -> list[ItemT]:

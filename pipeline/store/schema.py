@@ -55,7 +55,15 @@ ALTER TABLE caption ADD COLUMN archived_at TEXT;
 UPDATE caption SET archived_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now');
 CREATE INDEX caption_archived ON caption (archived_at);
 """
-_STEPS = (_FIRST, _SINKS)
+# What rules remember is a row a camera, so that a caption writes its camera's alone. Recordings
+# begin anew in each run.
+_STATE_BY_CAMERA = """
+INSERT INTO state SELECT 'rules:' || key, value
+    FROM json_each((SELECT value FROM state WHERE name = 'rules'))
+    WHERE json_extract(value, '$.last.position_s') IS NULL;
+DELETE FROM state WHERE name = 'rules';
+"""
+_STEPS = (_FIRST, _SINKS, _STATE_BY_CAMERA)
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -199,6 +199,15 @@ class Store:
             ).fetchone()
         return None if row is None else json.loads(row[0])
 
+    def states(self, prefix: str) -> dict[str, Any]:
+        """Return every state whose name begins so, by the rest of its name."""
+        with self._lock, self._explained("read"):
+            rows = self._connection.execute(
+                "SELECT substr(name, ?), value FROM state WHERE substr(name, 1, ?) = ?",
+                (len(prefix) + 1, len(prefix), prefix),
+            ).fetchall()
+        return {name: json.loads(value) for name, value in rows}
+
     def prune(self, limits: Retention) -> int:
         """Delete some of what is past the limits, and set space aside again where there is room.
 
