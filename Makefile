@@ -48,6 +48,7 @@ $(VENV)/bin/python:
 
 # Each stamp stands for one set of extras, and is made anew when what it was made from changes.
 $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some 7 GB, minutes the first time"
 	$(PIP) --editable .
 	@touch $@
 

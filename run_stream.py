@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import typer
 
@@ -36,10 +37,36 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="watchword",
-    help="Watches cameras and says in words what happens.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"watchword {importlib.metadata.version('watchword')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Watches cameras and says in words what happens.
+
+    Examples: watchword run lobby=rtsp://user:password@10.0.0.5/stream
+
+    watchword run recordings/*.mp4 --output out --format vtt,report
+
+    watchword subscribe --since 1h
+
+    Every command has examples: watchword COMMAND --help
+    """
+
+
 for command in (run, demo, subscribe, search, check, doctor):
     app.command()(command)
 app.add_typer(rules.app, name="rules")
@@ -47,7 +74,7 @@ app.add_typer(alerts.app, name="alerts")
 app.add_typer(models.app, name="models")
 
 _COMMANDS = frozenset(typer.main.get_group(app).commands)
-_OF_THE_APP = ("--help", "-h", "--install-", "--show-")
+_OF_THE_APP = ("--help", "--version", "--install-", "--show-")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,19 +85,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(arguments: list[str]) -> int:
     try:
         _set_up_logging()
-        app(_with_a_command(arguments), standalone_mode=True)
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else ExitCode.FAILED
-    except KeyboardInterrupt:
+        left = app(_with_a_command(arguments), standalone_mode=False)
+        return left if isinstance(left, int) else ExitCode.DONE
+    except SystemExit as left_by:  # how completion ends
+        return left_by.code if isinstance(left_by.code, int) else ExitCode.FAILED
+    except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
+    except typer.TyperException as error:
+        said, code = _as_one_line(error), ExitCode.WRONG_USE
     except (ConfigError, SourceError, OutputError, WrongUse, ModelsError, AuditError) as error:
-        return _complain(error, ExitCode.WRONG_USE)
+        said, code = str(error), ExitCode.WRONG_USE
     except CaptionerError as error:
-        wrong = "no model" in str(error)
-        return _complain(error, ExitCode.WRONG_USE if wrong else ExitCode.FAILED)
+        said = str(error)
+        code = ExitCode.WRONG_USE if "no model" in said else ExitCode.FAILED
     except (StageFailed, StoreError, EmbeddedRedisError) as error:
-        return _complain(error, ExitCode.FAILED)
-    return ExitCode.DONE
+        said, code = str(error), ExitCode.FAILED
+    for line in redact(said).splitlines():
+        sys.stderr.write(f"watchword: {line}\n")
+    return code
+
+
+def _as_one_line(error: typer.TyperException) -> str:
+    """Tell wrong use in a sentence, and where to read on; empty where the help was shown."""
+    context = getattr(error, "ctx", None)
+    said = error.format_message().rstrip(".")
+    return f"{said}; see '{context.command_path} --help'" if said and context else said
 
 
 def _with_a_command(given: list[str]) -> list[str]:
@@ -81,12 +120,6 @@ def _with_a_command(given: list[str]) -> list[str]:
     if near and given[0].isalpha() and not Path(given[0]).exists():
         raise WrongUse(f"{given[0]!r} is no command and no file; did you mean {near[0]!r}?")
     return ["run", *given]
-
-
-def _complain(error: Exception, code: ExitCode) -> int:
-    for line in redact(str(error)).splitlines():
-        sys.stderr.write(f"watchword: {line}\n")
-    return code
 
 
 class _StderrAsItIs(logging.StreamHandler[TextIO]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from pipeline.channel import Overflow
 from pipeline.redaction import redact
+from pipeline.sources import parse_source
 
 __all__ = [
     "CameraConfig",
@@ -40,8 +41,10 @@ __all__ = [
     "StoreConfig",
     "WebhookConfig",
     "known_time_zone",
+    "line_of",
     "load_config",
     "load_yaml_model",
+    "problem_text",
 ]
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -51,6 +54,7 @@ Polygon = Annotated[tuple[tuple[Fraction, Fraction], ...], Field(min_length=3)]
 PositiveInt = Annotated[int, Field(gt=0)]
 # A camera's name becomes a file name, a Redis key and a metric label.
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -146,9 +150,8 @@ class CameraConfig(Strict):
 
     @field_validator("source")
     @classmethod
-    def _source_not_empty(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("source is empty; give a file, an rtsp:// URL or a camera index")
+    def _source_is_usable(cls, value: str) -> str:
+        parse_source(value)
         return value
 
 
@@ -156,7 +159,7 @@ class ModelConfig(Strict):
     """Which captioner, on what, and how it decodes."""
 
     name: str = "default"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: str = "auto"
     runtime: str = "auto"
     beam_size: Annotated[int, Field(ge=1, le=20)] = 3
     max_words: Annotated[int, Field(ge=3, le=60)] = 20
@@ -169,6 +172,13 @@ class ModelConfig(Strict):
 
     At least twenty times what a batch took at the start.
     """
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, name: str) -> str:
+        if not _DEVICE.fullmatch(name):
+            raise ValueError("is none of auto, cpu, cuda and cuda:N (N from 0)")
+        return name
 
 
 class RulesConfig(Strict):
@@ -460,15 +470,38 @@ def _explain(
     where = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
-        return Problem(name, line, f"unknown key {where!r}{hint}")
+        return Problem(
+            name, line, f"unknown key {where!r}; {_instead(schema, location[-1], known)}"
+        )
     if detail["type"] == "missing":
         return Problem(name, line, f"{where!r} is missing")
-    message = _IN_YAML.get(detail["type"], str(detail["msg"]).removeprefix("Value error, "))
+    message = problem_text(detail)
+    return Problem(name, line, f"{where}: {message}" if where else message)
+
+
+def problem_text(detail: Mapping[str, Any]) -> str:
+    """Say what is wrong with one value, in the words of a YAML file, and what was given."""
+    said = str(detail["msg"]).removeprefix("Value error, ")
+    message = _IN_YAML.get(detail["type"], said.replace("Input should be ", "must be "))
     given = detail.get("input")
     shown = f" (given: {redact(repr(given))})" if isinstance(given, (str, int, float)) else ""
-    return Problem(name, line, f"{where}: {message}{shown}" if where else message + shown)
+    return message + shown
+
+
+def _instead(schema: type[BaseModel], key: str | int, known: Sequence[str]) -> str:
+    """Name the nearest key of the same section, else the same key of another, else all."""
+    nearest = difflib.get_close_matches(str(key), known, n=1)
+    if nearest:
+        return f"did you mean {nearest[0]!r}?"
+    for section in schema.model_fields:
+        if key in _known_keys(schema, (section,)):
+            return f"did you mean '{section}.{key}'?"
+    return f"known: {', '.join(known)}"
+
+
+def line_of(path: str | Path, location: tuple[str | int, ...]) -> int | None:
+    """Line (from 1) at which a setting stands in a file, or the nearest section around it."""
+    return _line_of(_compose(str(path)), location)
 
 
 def _line_of(root: yaml.Node, location: tuple[str | int, ...]) -> int | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ from pipeline.alerts import (
     subscribe,
 )
 from pipeline.alerts.redis_client import connect
+from pipeline.alerts.server import running_servers
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.alerts.subscriber import parse_since
+from pipeline.commands.common import redis_of_alerts
 from pipeline.config import RedisConfig
 from pipeline.messages import (
     Alert,
@@ -168,6 +172,31 @@ def test_stop_leaves_no_process_and_no_directory() -> None:
     assert not directory.exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_who_names_no_redis_joins_the_newest_run_of_this_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # a short path, for a socket
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        _joins_the_newest(Path(folder))
+        monkeypatch.undo()
+
+
+def _joins_the_newest(folder: Path) -> None:
+    assert redis_of_alerts(None) == "redis://127.0.0.1:6379/0"
+    with EmbeddedRedis() as older:
+        os.utime(older.socket.parent, (1, 1))
+        with EmbeddedRedis() as newer:
+            assert running_servers() == [newer.url, older.url]
+            assert redis_of_alerts(None) == newer.url
+            assert redis_of_alerts("redis://elsewhere") == "redis://elsewhere"
+        assert running_servers() == [older.url]
+    left_behind = folder / "watchword-redis-killed"
+    left_behind.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:  # closed: a socket that nobody answers at
+        listener.bind(str(left_behind / "redis.sock"))
+    assert running_servers() == []
 
 
 @pytest.mark.fault

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import pytest
+import typer
 from program import (
     CLIPS,
     DEMO_RULES,
@@ -24,6 +27,8 @@ from program import (
 )
 
 from pipeline.alerts import EmbeddedRedis
+from pipeline.commands.check import check
+from pipeline.config import ConfigError
 from pipeline.store import Store
 
 WEIGHTS = ROOT / "models" / "weights" / "default"
@@ -90,6 +95,36 @@ def test_check_tells_the_same_of_a_configuration(tmp_path: Path):
         f"{config}:2",
         f"{config}:3",
     ]
+
+
+def test_check_tells_of_cameras_and_rules_together_with_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "rules: {file: none.yaml}\ncameras:\n"
+        f"  gate:\n    source: {tmp_path / 'none.mp4'}\n  yard:\n    source: rtsp://10.0.0.5/s\n"
+        "    start_time: soon\n"
+    )
+    with pytest.raises(ConfigError) as found:
+        check(config)
+    assert [(each.line, each.message.split(": ")[0]) for each in found.value.problems] == [
+        (4, "camera gate"), (1, "rules.file")
+    ]  # fmt: skip
+    with pytest.raises(typer.Exit) as left:
+        check(config, json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert left.value.exit_code == 2 and [line["line"] for line in lines] == [4, 1]
+    config.write_text("cameras:\n  gate: {source: 'ftp://x/y'}\nmodel:\n  analysis_fps: 3\n")
+    with pytest.raises(ConfigError) as found:
+        check(config)
+    assert [each.line for each in found.value.problems] == [2, 4]
+    assert "did you mean 'capture.analysis_fps'?" in found.value.problems[1].message
+
+
+def test_check_says_what_a_good_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    check(DEMO_RULES)
+    assert re.search(r": good \([1-9]\d* rules\)$", capsys.readouterr().out.strip())
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 import run_stream
 
@@ -59,10 +63,57 @@ def test_shells_complete_commands_and_options() -> None:
     assert completions("watchword run --time") == ["--time-zone"]
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--no-such-option")])
-def test_no_color_takes_the_colours_away(arguments: tuple[str, ...]) -> None:
-    assert _COLOUR.search(on_a_terminal(*arguments))
-    assert not _COLOUR.search(on_a_terminal(*arguments, NO_COLOR="1"))
+def test_no_color_takes_the_colours_away() -> None:
+    assert _COLOUR.search(on_a_terminal("--help"))
+    assert not _COLOUR.search(on_a_terminal("--help", NO_COLOR="1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rules", "test"], "Missing option '--captions'; see '"),
+        (["run", "--runtim", "auto", "x.mp4"], "No such option: --runtim"),
+        (["run", "--beam-size", "99", "x.mp4"], "'--beam-size'"),
+        (["run", "--device", "tpu", "x.mp4"], "--device: is none of auto, cpu, cuda"),
+        (["run", "--format", "vtt,doc", "x.mp4"], "--format: must be 'vtt', "),
+        (["run", "--model", "m", "--captions-per-second", "0", "x.mp4"], "--captions-per-second: "),
+        (["alerts", "aknowledge"], "No such command 'aknowledge'"),
+        (["search", "dog", "--store", "none.sqlite3"], "none.sqlite3: no store there"),
+    ],
+)
+def test_wrong_use_is_one_line_that_names_the_option(
+    arguments: list[str], said: str, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run_stream.main(arguments)
+    shown = capsys.readouterr()
+    assert (left.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert said in shown.err and shown.err.startswith("watchword: ")
+
+
+def test_no_command_shows_the_help_and_no_error(capsys: Any) -> None:
+    for arguments in ([], ["rules"]):
+        with pytest.raises(SystemExit) as left:
+            run_stream.main(arguments)
+        shown = capsys.readouterr()
+        assert left.value.code == 2 and "Commands" in shown.out + shown.err
+        assert "watchword: " not in shown.err
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    groups = [typer.main.get_group(run_stream.app)]
+    while groups:
+        for name, command in groups.pop().commands.items():
+            if isinstance(command, TyperGroup):
+                groups.append(command)
+            assert [each.name for each in command.params if not each.help] == [], name
+
+
+def test_the_version_is_that_of_the_package(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        run_stream.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"watchword {importlib.metadata.version('watchword')}\n"
 
 
 def test_a_pipe_gets_no_control_codes() -> None:

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 
-__all__ = ["EmbeddedRedis", "EmbeddedRedisError"]
+__all__ = ["EmbeddedRedis", "EmbeddedRedisError", "running_servers"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _START_TIMEOUT_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 _REVIVE_EVERY_S = 2.0
 _SOCKET = "redis.sock"
+_PREFIX = "watchword-redis-"
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 107 characters, macOS 103
 _PR_SET_PDEATHSIG = 1
 
@@ -47,7 +49,7 @@ class EmbeddedRedis:
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory() if directory is None else None
+        self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX) if directory is None else None
         self._directory = Path(self._temporary.name) if self._temporary else Path(str(directory))
         self._process: subprocess.Popen[bytes] | None = None
         self._next_revival_s = 0.0
@@ -175,6 +177,31 @@ class EmbeddedRedis:
                 except redis.RedisError:
                     time.sleep(0.02)
         return False
+
+
+def running_servers() -> list[str]:
+    """URLs of this user's own servers that answer, those of the newest run first."""
+    found = Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_SOCKET}")
+    mine = []
+    for socket in found:
+        with suppress(OSError):  # gone meanwhile
+            facts = socket.parent.stat()
+            if facts.st_uid == os.getuid():  # others may write into the folder of temporary files
+                mine.append((facts.st_mtime, socket))
+    return [
+        f"unix://{quote(str(socket))}"
+        for _, socket in sorted(mine, reverse=True)
+        if _answers(socket)
+    ]
+
+
+def _answers(socket: Path) -> bool:
+    """Whether a server listens: one that was killed leaves its socket behind."""
+    with redis.Redis(unix_socket_path=str(socket), socket_timeout=1.0) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
 
 
 def _binary() -> Path:

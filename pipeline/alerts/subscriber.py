@@ -138,7 +138,11 @@ def _follow(reader: _Reader | _GroupReader, wanted: Subscription) -> Iterator[Ev
             entries = reader.read()
         except redis.RedisError as error:
             if pause_s == _FIRST_PAUSE_S:  # said once an outage
-                log.warning("Redis cannot be read (%s); trying again", redact(str(error)))
+                log.warning(
+                    "Redis cannot be read (%s); trying again. Is a run going on, or its "
+                    "--redis-url another?",
+                    redact(str(error)).rstrip("."),
+                )
             time.sleep(random.uniform(0.5, 1.0) * pause_s)
             pause_s = min(2 * pause_s, 2.0)
             continue

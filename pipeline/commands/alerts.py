@@ -14,11 +14,11 @@ import typer
 
 from pipeline.alerts import AlertRecord, Reviewer, ReviewError, encode_review
 from pipeline.alerts.redis_client import connect
+from pipeline.commands.common import RedisUrl, redis_hint, redis_of_alerts
 from pipeline.errors import WrongUse
 from pipeline.messages import Review
 from pipeline.moments import parse_age
 from pipeline.outputs.lines import printable
-from pipeline.redaction import redact
 
 __all__ = ["app"]
 
@@ -28,16 +28,12 @@ app = typer.Typer(
 
 ResultT = TypeVar("ResultT")
 
-RedisUrl = Annotated[
-    str, typer.Option(envvar="WATCHWORD_REDIS_URL", help="Where alerts are published.")
-]
 Prefix = Annotated[str, typer.Option(help="Of the keys; `redis.prefix` of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 AlertId = Annotated[str, typer.Argument(help="The alert's id, or the beginning of it.")]
 By = Annotated[str | None, typer.Option(help="Who answers; the user's name unless given.")]
 Note = Annotated[str, typer.Option(help="A remark that is kept and published.")]
 
-_DEFAULT_URL = "redis://127.0.0.1:6379/0"
 _TIMEOUT_S = 5.0
 
 
@@ -50,7 +46,7 @@ def list_alerts(
         typer.Option(help="open, over, acknowledged, snoozed or resolved; all unless given."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
-    redis_url: RedisUrl = _DEFAULT_URL,
+    redis_url: RedisUrl = None,
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
@@ -77,7 +73,7 @@ def list_alerts(
 @app.command()
 def show(
     alert_id: AlertId,
-    redis_url: RedisUrl = _DEFAULT_URL,
+    redis_url: RedisUrl = None,
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
@@ -102,7 +98,7 @@ def _answer(give: Callable[[Reviewer, str, str, str], Review]) -> Callable[..., 
         alert_id: AlertId,
         by: By = None,
         note: Note = "",
-        redis_url: RedisUrl = _DEFAULT_URL,
+        redis_url: RedisUrl = None,
         prefix: Prefix = "watchword",
         json: Json = False,
     ) -> None:
@@ -134,7 +130,7 @@ def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line libr
     rule: Annotated[str | None, typer.Option(help="... and rules, a name or glob.")] = None,
     by: By = None,
     note: Note = "",
-    redis_url: RedisUrl = _DEFAULT_URL,
+    redis_url: RedisUrl = None,
     prefix: Prefix = "watchword",
     json: Json = False,
 ) -> None:
@@ -155,17 +151,17 @@ def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line libr
     _say(_with(redis_url, prefix, change), json)
 
 
-def _with(redis_url: str, prefix: str, call: Callable[[Reviewer], ResultT]) -> ResultT:
+def _with(redis_url: str | None, prefix: str, call: Callable[[Reviewer], ResultT]) -> ResultT:
     """Call with a reviewer; what goes wrong becomes one line and an exit code."""
-    with connect(redis_url, _TIMEOUT_S) as client:
+    url = redis_of_alerts(redis_url)
+    with connect(url, _TIMEOUT_S) as client:
         try:
             return call(Reviewer(client, prefix))
         except ReviewError as error:
             sys.stderr.write(f"watchword: {error}\n")
             raise typer.Exit(1) from None
         except redis.RedisError as error:
-            where = redact(redis_url)
-            sys.stderr.write(f"watchword: Redis at {where}: {redact(str(error))}\n")
+            sys.stderr.write(f"watchword: {redis_hint(url, error)}\n")
             raise typer.Exit(1) from None
 
 

@@ -28,7 +28,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     false_per_hour: Annotated[float, typer.Option(min=0, help="The rate you can bear.")] = 1.0,
     rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curve: a .png or .svg file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Choose a threshold of a rule on labelled captions.
 

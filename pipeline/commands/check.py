@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.common import SHIPPED_RULES
-from pipeline.config import ConfigError, load_config
+from pipeline.camera_specs import camera_specs
+from pipeline.commands.common import SHIPPED_RULES, ExitCode
+from pipeline.config import Config, ConfigError, Problem, line_of, load_config
+from pipeline.outputs.lines import to_json_line
 from pipeline.rules import check_examples, load_rules
-from pipeline.sources import parse_source
+from pipeline.sources import SourceError, expand_sources
 
-__all__ = ["check"]
+__all__ = ["check", "problems_in"]
 
 
-def check(file: Annotated[Path, typer.Argument(help="A configuration or rules file.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="A configuration or rules file.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a problem.")] = False,
+) -> None:
     """Say everything that is wrong with a configuration; touches no network and no GPU.
 
     Example: watchword check site.yaml
     """
-    if _is_rules_file(file):
-        rule_set = load_rules(file)
-    else:
-        loaded = load_config(file)
-        for camera in loaded.cameras.values():
-            parse_source(camera.source)
-        rule_set = load_rules(loaded.rules.file or SHIPPED_RULES)
-    problems = check_examples(rule_set)
-    if problems:
+    problems, holds = problems_in(file)
+    if problems and not json:
         raise ConfigError(problems)
-    print(f"{file}: good")
+    for problem in problems:
+        sys.stdout.write(to_json_line(asdict(problem)))
+    if problems:
+        raise typer.Exit(ExitCode.WRONG_USE)
+    if not json:
+        print(f"{file}: good ({holds})")
+
+
+def problems_in(file: Path) -> tuple[list[Problem], str]:
+    """Find all that is wrong with a file; and say what a good one holds."""
+    try:
+        if _is_rules_file(file):
+            rule_set = load_rules(file)
+            return check_examples(rule_set), f"{len(rule_set.rules)} rules"
+        config = load_config(file)
+    except ConfigError as error:
+        return list(error.problems), ""
+    problems = _of_cameras(file, config)
+    rules, count = _of_rules(file, config)
+    return problems + rules, f"{len(config.cameras)} cameras, {count} rules"
+
+
+def _of_cameras(file: Path, config: Config) -> list[Problem]:
+    """Look at each source and start time as a run would before it opens anything."""
+    problems = []
+    for name, camera in config.cameras.items():
+        try:
+            camera_specs(config, expand_sources([f"{name}={camera.source}"]))
+        except SourceError as error:
+            line = line_of(file, ("cameras", name, "source"))
+            problems.append(Problem(str(file), line, f"camera {name}: {error}"))
+    return problems
+
+
+def _of_rules(file: Path, config: Config) -> tuple[list[Problem], int]:
+    """Look at the rules that a configuration names; a missing file is told with its line."""
+    if config.rules.file is not None and not Path(config.rules.file).is_file():
+        line = line_of(file, ("rules", "file"))
+        return [Problem(str(file), line, f"rules.file: no such file: {config.rules.file}")], 0
+    try:
+        rule_set = load_rules(config.rules.file or SHIPPED_RULES)
+    except ConfigError as error:
+        return list(error.problems), 0
+    return check_examples(rule_set), len(rule_set.rules)
 
 
 def _is_rules_file(file: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,14 @@ import typer
 from pipeline.alerts import EmbeddedRedis
 from pipeline.alerts import subscribe as follow
 from pipeline.alerts.render import event_line
-from pipeline.commands.common import DEMO_RULES, SHIPPED_RULES, WrongUse
+from pipeline.commands.common import DEMO_RULES, SHIPPED_RULES, ExitCode, WrongUse
 from pipeline.commands.run import watch
 from pipeline.config import Config
 from pipeline.run_setup import read_setup
 
 __all__ = ["demo"]
 
+_STORE = "watchword.sqlite3"
 _CLIPS = {"street": "bikes.mp4", "car": "carphone_pristine.mp4"}
 
 
@@ -38,8 +40,8 @@ def demo(
             {
                 "rules": {"file": str(rules)},
                 "redis": {"url": server.url},
-                "output": {"directory": str(output)},
-                "store": {"path": str(_fresh(output / "watchword.sqlite3"))},
+                "output": {"directory": str(output), "formats": ("vtt", "jsonl", "report")},
+                "store": {"path": str(_fresh(output / _STORE))},
             }
         )
         code = watch(lambda: read_setup(config, None, sources, None), as_json=False, quiet=False)
@@ -50,6 +52,10 @@ def demo(
     print("\nread back from Redis:" if events else "\nno rule fired, so Redis holds no event")
     for event in events:
         print(event_line(event))
+    if code is ExitCode.DONE:
+        print(f"\nLook at {output / 'report.html'} in a browser. Next, with your own:")
+        print("  .venv/bin/watchword run gate=gate.mp4 lobby=rtsp://user:password@10.0.0.5/stream")
+        print(f"  .venv/bin/watchword search man --store {shlex.quote(str(output / _STORE))}")
     raise typer.Exit(code)
 
 

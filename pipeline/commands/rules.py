@@ -23,8 +23,10 @@ app.command("calibrate")(calibrate_command)
 
 @app.command("test")
 def test(
-    captions: Annotated[Path, typer.Option(help="Stored captions, JSONL.")],
-    rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
+    captions: Annotated[Path, typer.Option(help="Stored captions: the NAME.jsonl of a run.")],
+    rules: Annotated[
+        Path | None, typer.Option(help="A rules file; the shipped rules unless given.")
+    ] = None,
     against: Annotated[
         Path | None, typer.Option(help="The rules as they were: print what changes.")
     ] = None,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline.assembly import Printer, Run, camera_infos
 from pipeline.commands.common import ExitCode, WrongUse
-from pipeline.config import Config, load_config
+from pipeline.config import Config, load_config, problem_text
 from pipeline.outputs import RunSummary
 from pipeline.outputs.terminal import TerminalView
 from pipeline.redaction import redact
@@ -26,20 +26,42 @@ __all__ = ["merged", "run", "watch"]
 
 
 def run(  # noqa: PLR0913 - one parameter an option, as the command-line library wants them
-    sources: Annotated[list[str] | None, typer.Argument(help="[NAME=]SOURCE …")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="[NAME=]SOURCE …: a file, a glob, a folder of pictures, rtsp://…, http(s)://… or "
+            "the number of a camera of this machine.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration file.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name or path of a checkpoint.")] = None,
-    beam_size: Annotated[int | None, typer.Option(min=1, max=20)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or path of a checkpoint; see `models list`.")
+    ] = None,
+    beam_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="Sentences kept while captioning (3); 1 is fastest."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     runtime: Annotated[
         str | None, typer.Option(help="auto, eager, openvino, openvino-bf16 or cuda-graph.")
     ] = None,
-    analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second.")] = None,
-    captions_per_second: Annotated[float | None, typer.Option()] = None,
-    rules: Annotated[Path | None, typer.Option(help="A rules file.")] = None,
+    analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second (2.5).")] = (
+        None
+    ),
+    captions_per_second: Annotated[
+        float | None, typer.Option(help="Captions a second of each camera (1).")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="A rules file; the shipped rules unless given.")
+    ] = None,
     redis_url: Annotated[str | None, typer.Option(help="Your Redis; else our own.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where files are written.")] = None,
-    format: Annotated[str | None, typer.Option(help="vtt,srt,jsonl,coco,video,report")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for files and the store (output).")
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Any of vtt, srt, jsonl, coco, video, report, with commas (vtt,jsonl)."),
+    ] = None,
     start_time: Annotated[
         str | None, typer.Option(help="When recordings began whose names do not say it.")
     ] = None,
@@ -156,5 +178,12 @@ def merged(config: Config, overrides: dict[str, dict[str, object]]) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = " ".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise WrongUse(f"{where}: {first['msg']}") from None
+        raise WrongUse(f"{_option(first['loc'])} {problem_text(first)}") from None
+
+
+def _option(location: tuple[str | int, ...]) -> str:
+    """Name the option that sets ``location`` in a configuration."""
+    key = [part for part in location if isinstance(part, str)][-2:]
+    named = {"formats": "format", "directory": "output", "file": "rules", "url": "redis-url"}
+    name = "model" if key == ["model", "name"] else named.get(key[-1], key[-1])
+    return f"--{name.replace('_', '-')}:"

@@ -31,7 +31,7 @@ def search(  # noqa: PLR0913 - one parameter an option
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
     since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The best so many.")] = 20,
     play: Annotated[bool, typer.Option("--play", help="Open the first at its moment.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -39,6 +39,8 @@ def search(  # noqa: PLR0913 - one parameter an option
 
     Example: watchword search "person lying" --camera "lobby*" --from 1d --play
     """
+    if not store.is_file():
+        raise WrongUse(f"{store}: no store there; give the --store of a run, or run one first")
     archive = Archive(store)
     try:
         found = archive.search(

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import Annotated
 
 import typer
 
 from pipeline.alerts import subscribe as follow
 from pipeline.alerts.render import event_line
+from pipeline.commands.common import RedisUrl, redis_of_alerts
+from pipeline.redaction import redact
 
 __all__ = ["subscribe"]
 
 
 def subscribe(  # noqa: PLR0913
-    redis_url: Annotated[
-        str, typer.Option(envvar="WATCHWORD_REDIS_URL", help="Where alerts are.")
-    ] = "redis://127.0.0.1:6379/0",
+    redis_url: RedisUrl = None,
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
-    rule: Annotated[str | None, typer.Option()] = None,
-    type: Annotated[str | None, typer.Option(help="An event type or glob.")] = None,
-    since: Annotated[str | None, typer.Option(help="A time, an age (1h) or an id.")] = None,
-    group: Annotated[str | None, typer.Option(help="A consumer group.")] = None,
-    consumer: Annotated[str, typer.Option()] = "default",
-    prefix: Annotated[str, typer.Option(help="Of the keys, as the run has it.")] = "watchword",
-    json: Annotated[bool, typer.Option("--json")] = False,
+    rule: Annotated[str | None, typer.Option(help="The name of a rule; all unless given.")] = None,
+    type: Annotated[
+        str | None, typer.Option(help="An event type or glob, such as '*.started'.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="A time, an age (1h) or an id; from now on unless given.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="A consumer group: each alert goes to one of its members.")
+    ] = None,
+    consumer: Annotated[str, typer.Option(help="This member of the group.")] = "default",
+    prefix: Annotated[str, typer.Option(help="Of the keys; `redis.prefix` of the run.")] = (
+        "watchword"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Follow alerts as they come.
+    """Follow alerts as they come, until Ctrl-C.
 
-    Example: watchword subscribe --camera 'lobby*' --since 1h --json
+    Examples: watchword subscribe --since 1h
+
+    watchword subscribe --camera 'lobby*' --type '*.started' --json
+
+    watchword subscribe --group guards --consumer desk1
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    url = redis_of_alerts(redis_url)
+    sys.stderr.write(f"following alerts on {redact(url)}\n")
     events = follow(
-        redis_url,
+        url,
         cameras=camera,
         rule=rule,
         type=type,

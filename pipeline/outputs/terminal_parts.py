@@ -134,7 +134,8 @@ def alert_text(alert: Alert) -> Text:
     over = alert.state is AlertState.ENDED
     head = "alert over" if over else f"ALERT {alert.severity}"
     where = f" {printable(alert.rule)}  {alert.stamp.camera}  {shown_time(alert.stamp)}  "
-    tail = f"  (seen {alert.count} times)" if over else f"  ({alert.probability:.2f})"
+    seen = "once" if alert.count == 1 else f"{alert.count} times"
+    tail = f"  (seen {seen})" if over else f"  ({alert.probability:.2f})"
     style = "dim" if over else _style(alert)
     return Text(head, style=style) + Text(where) + _highlighted(alert) + Text(tail)
 
