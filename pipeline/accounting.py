@@ -8,7 +8,7 @@ from pipeline.batcher import Batch
 from pipeline.captioner import CaptionedFrame
 from pipeline.capture import Capture
 from pipeline.ledger import Ledger
-from pipeline.messages import FrameRef
+from pipeline.messages import FrameRef, SourceEnd
 from pipeline.outputs import CameraSummary
 
 __all__ = ["Accounting"]
@@ -21,8 +21,10 @@ class Accounting:
         self._capture = capture
         self.ledger = ledger
 
-    def drop(self, ref: FrameRef, reason: str) -> None:
+    def drop(self, ref: FrameRef | SourceEnd, reason: str) -> None:
         """Book a delivered frame that nobody will encode."""
+        if isinstance(ref, SourceEnd):
+            return
         self.ledger.dropped(ref.stamp.camera, reason)
         self._capture.release(ref)
 

@@ -81,5 +81,8 @@ class _Callbacks:
     def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
         log.debug("camera %s at %.1f s", camera, position_s)
 
+    def ended(self, camera: str) -> None:
+        log.debug("camera %s: files written", camera)
+
     def message(self, text: str) -> None:
         log.warning("%s", text)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.alerts import CameraEventDesk, encode_alert, encode_camera_event
@@ -16,6 +18,7 @@ from pipeline.camera_specs import camera_infos, camera_specs
 from pipeline.captioner_messages import Ready
 from pipeline.capture import CameraSpec, FeedState
 from pipeline.chain import Chain, ChainParts, build_chain
+from pipeline.finisher import Finisher
 from pipeline.messages import CameraEvent
 from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
@@ -23,6 +26,7 @@ from pipeline.outputs.stage import Sink
 from pipeline.outputs.view import View
 from pipeline.redaction import redact
 from pipeline.reload import Differences, Reloader
+from pipeline.resume import DoneMarks
 from pipeline.run_setup import Setup
 from pipeline.services import Services, check_redis_url, open_services, start_captioner
 from pipeline.sinks import CaptionChannel, Printer
@@ -47,6 +51,8 @@ class Run:
         self._stack = ExitStack()
         self._started_s = time.monotonic()
         self._interrupted = False
+        self._ended: set[str] = set()  # recordings whose last caption has been journalled
+        self._finisher = Finisher(self._finish)
         self.ready: Ready
         self.services: Services
         self.chain: Chain
@@ -98,7 +104,10 @@ class Run:
         error = self._watch_and_drain()
         self._show_progress()
         try:
-            files = self._outputs.close(self._complete(error), self._unread())
+            self._finisher.close(give_up=self._interrupted)
+            if self._finisher.error is not None:
+                error = error or StageFailed(f"outputs: {self._finisher.error}")
+            files = self._marks.files or self._outputs.write(self._complete(), self._unread())
         finally:
             left = self.services.publishers.stop()
         for sink, count in left.items():
@@ -108,6 +117,8 @@ class Run:
             )
         summary = self._summary(tuple(files), error)
         write_summary(self.config.output.directory, summary)
+        self._marks.mark_whole(files)
+        self._outputs.clear_up(self._complete(), self._unread())
         return summary
 
     def _watch_and_drain(self) -> StageFailed | None:
@@ -143,14 +154,17 @@ class Run:
         )
         self.services = open_services(config, self.rules, self._stack)
         # After the store is held: the files may be those of a run that is still going.
+        self._begin_or_resume()
         self._outputs = self._open_outputs()
         self.services.store.record(state=_recordings(self.specs))
+        self._stack.callback(self._finisher.close, give_up=True)
+        self._finisher.start()
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
         telemetry.ask_redis(self.services.redis.problem)
         self.chain = build_chain(
             ChainParts(
                 config=config,
-                specs=self.specs,
+                specs=self._left(self.specs),
                 rules=self.rules,
                 services=self.services,
                 captioner=captioner,
@@ -159,6 +173,7 @@ class Run:
                 metrics=telemetry.metrics,
                 on_camera_event=self._camera_events.tell,
                 keep_picture=self._outputs.picture,
+                on_source_end=self._on_source_end,
             ),
             self._stack,
         )
@@ -176,7 +191,33 @@ class Run:
             services.publisher,
         )
 
+    def _begin_or_resume(self) -> None:
+        self._marks = DoneMarks(self.setup, self.ready, self.services.store)
+        done = self._marks.done
+        if done:
+            self.view.message(f"{len(done)} of {len(self.specs)} were finished by a run before")
+        for name in done:
+            self.view.ended(name)
+
+    def _left(self, specs: Sequence[CameraSpec]) -> tuple[CameraSpec, ...]:
+        """Those that no run before has finished."""
+        return tuple(spec for spec in specs if spec.name not in self._marks.done)
+
+    def _on_source_end(self, camera: str) -> None:
+        self._ended.add(camera)
+        self._finisher.add(camera)
+
+    def _finish(self, camera: str) -> None:
+        """Write a recording's files, and only then note that it is done."""
+        alerts = self._outputs.finish(camera)
+        self._marks.mark(camera, self.chain.accounting.camera(camera), alerts)
+        self._outputs.drop_journal(camera)
+        self.view.ended(camera)
+
     def _apply(self, setup: Setup, found: Differences) -> None:
+        found = replace(found, added=self._left(found.added), changed=self._left(found.changed))
+        # What was watched in two ways is not marked as done: a resumed run does it in one.
+        self._marks.forget(self._cameras if found.rules else {spec.name for spec in found.changed})
         for spec in found.added:
             self._outputs.add(self._camera_source(spec))
         self.chain.apply(setup, found)
@@ -188,7 +229,9 @@ class Run:
         output = self.config.output
         cameras = [self._camera_source(spec) for spec in self.specs]
         encoders = Encoders(alert=encode_alert, camera_event=encode_camera_event)
-        return OutputSet(output.directory, cameras, output.formats, encoders)
+        whole = self._marks.files  # then its journals are gone, and the report stays
+        formats = [each for each in output.formats if not (whole and each == "report")]
+        return OutputSet(output.directory, cameras, formats, encoders, self._marks.done)
 
     def _camera_source(self, spec: CameraSpec) -> CameraSource:
         # The report's pictures come straight from the recording: where faces are not to be
@@ -224,15 +267,12 @@ class Run:
                     position_s = duration_s or position_s  # frames after the last one looked at
                 self.view.progress(name, position_s, duration_s)
 
-    def _complete(self, error: StageFailed | None) -> dict[str, bool]:
+    def _complete(self) -> dict[str, bool]:
         """By camera: a recording read to its end, or a live camera that was stopped."""
-        cut_short = self._interrupted or error is not None
-        errors = self.chain.capture.errors()
-        status = self.chain.capture.status()
+        # Of what ended when the run was stopped no video is made: nobody waits for it.
+        ended = self._marks.done.keys() | (set() if self._interrupted else self._ended)
         return {
-            spec.name: spec.source.live
-            or (not cut_short and spec.name not in errors and spec.name in status)
-            for spec in self._cameras.values()
+            spec.name: spec.source.live or spec.name in ended for spec in self._cameras.values()
         }
 
     def _unread(self) -> set[str]:
@@ -243,9 +283,16 @@ class Run:
         return {name for name in finite & set(errors) if accounts[name].grabbed == 0}
 
     def _summary(self, files: tuple[Path, ...], error: StageFailed | None) -> RunSummary:
+        done = self._marks.done
+        alerts = Counter(self.chain.rule_stage.started)
+        for mark in done.values():
+            alerts.update(mark.alerts)
         return RunSummary(
-            cameras=tuple(self.chain.accounting.camera(name) for name in self._cameras),
-            alerts=dict(self.chain.rule_stage.started),
+            cameras=tuple(
+                done[name].books if name in done else self.chain.accounting.camera(name)
+                for name in self._cameras
+            ),
+            alerts=dict(alerts),
             wall_s=time.monotonic() - self._started_s,
             files=files,
             interrupted=self._interrupted,

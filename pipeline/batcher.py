@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.ledger import Ledger
-from pipeline.messages import FrameRef, FrameStamp
+from pipeline.messages import FrameRef, FrameStamp, SourceEnd
 
 __all__ = ["Batch", "Batcher", "LaneRules", "WindowSchedule"]
 
@@ -16,11 +16,13 @@ __all__ = ["Batch", "Batcher", "LaneRules", "WindowSchedule"]
 class Batch:
     """Frames to encode together; frames of one camera are in order.
 
-    ``due[i]`` tells whether the window ending at ``refs[i]`` is to be captioned.
+    ``due[i]`` tells whether the window ending at ``refs[i]`` is to be captioned. No frame comes
+    any more of the recordings in ``ended``.
     """
 
     refs: tuple[FrameRef, ...]
     due: tuple[bool, ...]
+    ended: tuple[SourceEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +101,21 @@ class Batcher:
     def open(self) -> None:
         """Nothing to acquire."""
 
-    def process(self, items: Sequence[FrameRef]) -> Iterable[Batch]:
+    def process(self, items: Sequence[FrameRef | SourceEnd]) -> Iterable[Batch]:
         """Make one batch of the frames that are still fresh."""
-        fresh = [ref for ref in items if self._is_fresh(ref)]
-        if not fresh:
+        ended = tuple(item for item in items if isinstance(item, SourceEnd))
+        fresh = [ref for ref in items if isinstance(ref, FrameRef) and self._is_fresh(ref)]
+        if not fresh and not ended:
             return
         # A round-robin take interleaves cameras; a stable sort by sequence keeps each in order.
         fresh.sort(key=lambda ref: ref.stamp.sequence)
-        self.on_batch(len(fresh))
+        if fresh:
+            self.on_batch(len(fresh))
         for ref in fresh:
             self.on_frame(ref)
-        yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh))
+        yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh), ended)
+        for end in ended:
+            self._schedules.pop(end.camera, None)
 
     def flush(self) -> Iterable[Batch]:
         """Nothing is held back."""

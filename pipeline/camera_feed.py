@@ -76,12 +76,14 @@ class CameraFeed:
     """State of one camera. All but :meth:`release` is for the capture thread alone.
 
     A slot is with the pipeline (*lent*), with the child (*granted*), or free; a slot that a dead
-    child held is free again, since no message about it will ever come.
+    child held is free again, since no message about it will ever come. There are none before
+    :meth:`allot`: of a thousand recordings only those that are read now need memory.
     """
 
     def __init__(self, spec: CameraSpec, square_pixels: int, slots: int) -> None:
         self.spec = spec
-        self.slots = FrameSlots.create(spec.name, slots, square_pixels, spec.capture.preview_pixels)
+        self._size = (slots, square_pixels, spec.capture.preview_pixels)
+        self._slots: FrameSlots | None = None
         budget, window_s = spec.capture.restart_budget, spec.capture.restart_window_s
         self.restarts = RestartPolicy(budget, window_s, random.Random())
         self.state = FeedState.QUEUED
@@ -108,6 +110,32 @@ class CameraFeed:
         self._lock = threading.Lock()
         self._lent: set[int] = set()
         self._granted: set[int] = set()
+
+    @property
+    def slots(self) -> FrameSlots:
+        """The slots; only after :meth:`allot`."""
+        assert self._slots is not None
+        return self._slots
+
+    @property
+    def allotted(self) -> bool:
+        """Whether it has its slots."""
+        return self._slots is not None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will ever come of it, well or not."""
+        ended = self.state in (FeedState.FINISHED, FeedState.FAILED)
+        return ended and not self.spec.source.live
+
+    def allot(self) -> None:
+        """Make the slots.
+
+        Raises:
+            OSError: There is no room for them.
+
+        """
+        self._slots = FrameSlots.create(self.spec.name, *self._size)
 
     def start(self, context: BaseContext, target: Callable[..., None], now_s: float) -> None:
         """Start a grabber child and grant it every slot that is not lent."""

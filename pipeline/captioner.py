@@ -22,7 +22,7 @@ from pipeline.batcher import Batch
 from pipeline.captioner_child import serve
 from pipeline.captioner_messages import Answer, CaptionerOptions, Failure, Ready, Request
 from pipeline.ledger import Ledger
-from pipeline.messages import Caption, FrameRef
+from pipeline.messages import Caption, FrameRef, SourceEnd
 from pipeline.restarts import RestartBudget
 from pipeline.slots import SlotLayout
 
@@ -166,7 +166,7 @@ class CaptionerProcess:
 
 
 class CaptionerStage:
-    """Stage: :class:`Batch` in, :class:`CaptionedFrame` out.
+    """Stage: :class:`Batch` in, :class:`CaptionedFrame` out, and what has ended behind them.
 
     Args:
         process: The child.
@@ -197,10 +197,12 @@ class CaptionerStage:
     def open(self) -> None:
         """Nothing: the child is started by the composition root, so that errors come early."""
 
-    def process(self, items: Sequence[Batch]) -> Iterable[CaptionedFrame]:
+    def process(self, items: Sequence[Batch]) -> Iterable[CaptionedFrame | SourceEnd]:
         """Caption each batch in turn."""
         for batch in items:
-            yield from self._caption(batch)
+            if batch.refs:
+                yield from self._caption(batch)
+            yield from batch.ended
 
     def flush(self) -> Iterable[CaptionedFrame]:
         """Nothing is held back: a batch is asked and answered in one call."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +25,7 @@ from pipeline.camera_news import CameraNews
 from pipeline.channel import Channel, ChannelClosed, Overflow
 from pipeline.grab_messages import CaptureAccount, Delivered, Ended, Failed, Opened, Progress
 from pipeline.grabber_start import allow_descriptors, grabber_context, run_grabber
-from pipeline.messages import CameraEvent, FrameRef
+from pipeline.messages import CameraEvent, FrameRef, SourceEnd
 from pipeline.slots import FrameSlots, SlotLayout
 from pipeline.sources import SourceKind
 from pipeline.staleness import is_stale, patience_s, waits_for_us
@@ -46,11 +48,13 @@ class Capture:
     Args:
         specs: The cameras.
         square_pixels: Side of the encoder's square.
-        inbox: Where frames go. Whoever takes or drops one owes :meth:`release`.
+        inbox: Where frames go. Whoever takes or drops one owes :meth:`release`. Behind the last
+            frame of a recording that was read to its end comes a :class:`SourceEnd`.
         on_event: Told when a camera goes or comes back, is blind or sighted; from the capture
             thread.
         clock: Monotonic seconds.
         max_open_files: How many finite sources are grabbed at once; the others wait their turn.
+            Unset, one a core, at least 2 and at most 8.
 
     """
 
@@ -58,16 +62,16 @@ class Capture:
         self,
         specs: Sequence[CameraSpec],
         square_pixels: int,
-        inbox: Channel[FrameRef],
+        inbox: Channel[FrameRef | SourceEnd],
         on_event: Callable[[CameraEvent], None],
         clock: Callable[[], float] = time.monotonic,
-        max_open_files: int = 8,
+        max_open_files: int | None = None,
     ) -> None:
         self._square_pixels = square_pixels
         self._inbox = inbox
         self._news = CameraNews(on_event)
         self._clock = clock
-        self._max_open_files = max_open_files
+        self._max_open_files = max_open_files or min(8, max(2, _cores()))
         self._context = grabber_context()
         # Other threads read these three dicts: they are replaced, never changed in place.
         self._feeds: dict[str, CameraFeed] = {}
@@ -81,7 +85,8 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="watchword-capture")
         self.finished = threading.Event()
         self.error: Exception | None = None
-        self._recordings = max(1, sum(spec.overflow is Overflow.WAIT for spec in specs))
+        waiting = sum(spec.overflow is Overflow.WAIT for spec in specs)
+        self._recordings = max(1, min(waiting, self._max_open_files))
         for spec in specs:
             self._install(self._new_feed(spec))
 
@@ -144,7 +149,7 @@ class Capture:
         if feed is None:
             return
         feed.release(ref.slot)
-        if self._feeds.get(feed.spec.name) is not feed:
+        if feed.over or self._feeds.get(feed.spec.name) is not feed:
             self._command(lambda: self._free_if_unused(feed))
 
     def slots_of(self, ref: FrameRef) -> FrameSlots:
@@ -220,7 +225,7 @@ class Capture:
             if feed.process is not None or not (queued or retry):
                 continue
             if not feed.spec.source.live:
-                if busy >= self._max_open_files:
+                if busy >= self._max_open_files or not self._make_room(feed):
                     continue
                 busy += 1
             feed.reconnects += int(retry)
@@ -266,6 +271,8 @@ class Capture:
         elif isinstance(message, Ended):
             self._book(feed, message.progress)
             feed.state = FeedState.FINISHED
+            if not self._stopping and not feed.spec.source.live:
+                self._tell_end(feed.spec.name)
         elif isinstance(message, Failed):
             self._book(feed, message.progress)
             feed.dying_reason = message.sentence
@@ -290,6 +297,10 @@ class Capture:
             feed.book_undeliverable()
             feed.release(ref.slot)
 
+    def _tell_end(self, camera: str) -> None:
+        with contextlib.suppress(ChannelClosed):
+            self._inbox.put(SourceEnd(camera), camera, Overflow.WAIT, sys.maxsize)
+
     def _retry_delay_s(self, feed: CameraFeed, failure: Failed) -> float:
         if failure.refused:
             return feed.restarts.after_refusal()
@@ -300,6 +311,7 @@ class Capture:
         feed.child_gone()
         if feed.state is FeedState.FINISHED or self._stopping:
             feed.state = FeedState.FINISHED
+            self._free_if_unused(feed)
             return
         if feed.dying_reason is None:
             feed.retry_at_s = self._clock() + feed.restarts.after_crash(self._clock())
@@ -321,6 +333,7 @@ class Capture:
         else:
             feed.state = FeedState.FAILED if feed.restarts.exhausted else FeedState.RETRYING
         if finite and feed.state is FeedState.FAILED:
+            self._free_if_unused(feed)
             return  # the end of the run tells it
         if feed.error != feed.warned:  # a camera that stays away is told once
             feed.warned = feed.error
@@ -356,7 +369,26 @@ class Capture:
             slots = max(_FEWEST_RECORDING_SLOTS, _RECORDING_SLOTS // self._recordings)
         else:
             slots = spec.capture.queue_frames + _IN_FLIGHT_SLOTS + 2
-        return CameraFeed(spec, self._square_pixels, slots)
+        feed = CameraFeed(spec, self._square_pixels, slots)
+        if spec.source.live:
+            feed.allot()
+        return feed
+
+    def _make_room(self, feed: CameraFeed) -> bool:
+        """See that a recording whose turn has come has its slots."""
+        if not feed.allotted:
+            try:
+                feed.allot()
+            except OSError as error:
+                display, why = feed.spec.source.display, error.strerror
+                feed.error = f"{display}: no shared memory for its pictures ({why})"
+                feed.state = FeedState.FAILED
+                return False
+            self._note_segment(feed)
+        return True
+
+    def _note_segment(self, feed: CameraFeed) -> None:
+        self._by_segment = {**self._by_segment, feed.slots.layout.segment: feed}
 
     def _install(self, feed: CameraFeed) -> None:
         if feed.spec.source.kind is SourceKind.RTSP and feed.spec.capture.transport == "udp":
@@ -364,7 +396,8 @@ class Capture:
                 "camera %s: over UDP lost packets show as damaged pictures; prefer transport: tcp",
                 feed.spec.name,
             )
-        self._by_segment = {**self._by_segment, feed.slots.layout.segment: feed}
+        if feed.allotted:
+            self._note_segment(feed)
         self._feeds = {**self._feeds, feed.spec.name: feed}
         self.finished.clear()
 
@@ -380,8 +413,10 @@ class Capture:
         self._free_if_unused(feed)
 
     def _free_if_unused(self, feed: CameraFeed) -> None:
+        if feed.lends or not feed.allotted:
+            return
         segment = feed.slots.layout.segment
-        if feed.lends or segment not in self._by_segment:
+        if segment not in self._by_segment:
             return
         self._by_segment = {s: kept for s, kept in self._by_segment.items() if s != segment}
         feed.slots.close()
@@ -404,3 +439,9 @@ class Capture:
         for feed in self._feeds.values():
             feed.retry_at_s = None
             feed.ask_to_stop()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -24,7 +24,7 @@ from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel, Overflow
 from pipeline.config import Config, SnapshotConfig
 from pipeline.ledger import Ledger
-from pipeline.messages import Alert, CameraEvent, FrameRef
+from pipeline.messages import Alert, CameraEvent, FrameRef, SourceEnd
 from pipeline.metrics import Metrics
 from pipeline.outputs.stage import OutputStage, PictureKeeper, Sink
 from pipeline.reload import Differences, camera_groups
@@ -57,6 +57,7 @@ class ChainParts:
     metrics: Metrics
     on_camera_event: Callable[[CameraEvent], None]
     keep_picture: PictureKeeper
+    on_source_end: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +94,14 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     """Make the stages and join them; nothing runs yet. ``stack`` frees the shared memory."""
     ledger = Ledger()
 
-    def drop(ref: FrameRef, reason: str) -> None:
+    def drop(ref: FrameRef | SourceEnd, reason: str) -> None:
         accounting.drop(ref, reason)
 
     def failed(worker: Worker[Any, Any]) -> None:
         supervisor.stage_failed(worker)
 
     waiting = parts.config.capture.queue_frames
-    frames: Channel[FrameRef] = Channel("frames", waiting, Overflow.DROP_OLDEST, drop)
+    frames: Channel[FrameRef | SourceEnd] = Channel("frames", waiting, Overflow.DROP_OLDEST, drop)
     capture = Capture(parts.specs, parts.ready.input_size, frames, parts.on_camera_event)
     stack.callback(capture.close)
     accounting = Accounting(capture, ledger)
@@ -108,7 +109,7 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     ports = _ports(parts, capture, _clips(parts.config, stack))
     rule_stage = RuleStage(_engine(parts), services.book, services.store, ports)
     batches: Channel[Batch] = Channel("batches", _BATCHES_AHEAD)
-    captions: Channel[CaptionedFrame] = Channel("captions", _CAPTIONS_AHEAD)
+    captions: Channel[CaptionedFrame | SourceEnd] = Channel("captions", _CAPTIONS_AHEAD)
     judged: Channel[Judged] = Channel("judged", _CAPTIONS_AHEAD)
     told = (failed, parts.metrics.stage_worked)
     lanes = {spec.name: _lane_rules(spec) for spec in parts.specs}
@@ -127,10 +128,12 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
 
 
 def _outputs(parts: ChainParts) -> OutputStage:
-    return OutputStage(parts.sinks, keep_picture=parts.keep_picture)
+    return OutputStage(parts.sinks, parts.on_source_end, parts.keep_picture)
 
 
-def _frames_inlet(parts: ChainParts, frames: Channel[FrameRef]) -> Inlet[FrameRef]:
+def _frames_inlet(
+    parts: ChainParts, frames: Channel[FrameRef | SourceEnd]
+) -> Inlet[FrameRef | SourceEnd]:
     """One frame a camera in a batch while any is live; recordings may fill it."""
     per_lane = 1 if any(spec.source.live for spec in parts.specs) else None
     model = parts.config.model

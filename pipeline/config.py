@@ -258,6 +258,8 @@ class OutputConfig(Strict):
 
     directory: str = "output"
     formats: tuple[OutputFormat, ...] = ("vtt", "jsonl")
+    resume: bool = False
+    """Leave out recordings that a run before, cut short, has finished with the same settings."""
 
 
 class SnapshotConfig(Strict):

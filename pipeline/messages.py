@@ -28,6 +28,7 @@ __all__ = [
     "Region",
     "Review",
     "ReviewState",
+    "SourceEnd",
     "StageHealth",
     "Word",
 ]
@@ -81,6 +82,13 @@ class FrameRef:
     preview_height: int
     difference: float | None = None
     segment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEnd:
+    """A recording has been read to its end; goes through every stage behind its last frame."""
+
+    camera: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,13 @@ def _open_store(config: Config, stack: ExitStack) -> Store:
     hooks = [f"webhook:{name}" for name in config.webhooks]
     sinks = (REDIS, *hooks, *([MqttSink.name] if config.mqtt is not None else []))
     stack.enter_context(exclusive(Path(settings.path)))
-    store = Store(settings.path, sinks=sinks, reserve_mib=settings.reserve_mib)
+    # A run that goes on with another's work does not send again what that one has sent.
+    store = Store(
+        settings.path,
+        sinks=sinks,
+        reserve_mib=settings.reserve_mib,
+        republish=not config.output.resume,
+    )
     stack.callback(store.close)
     for sink, count in store.drop_other_sinks().items():
         sys.stderr.write(f"{sink} is configured no more; {count} events that waited for it go\n")

@@ -31,6 +31,9 @@ class Printer:
     def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
         """Nothing: a script counts captions."""
 
+    def ended(self, camera: str) -> None:
+        """Nothing: its files are named in the summary."""
+
     def message(self, text: str) -> None:
         """Say it on stderr; stdout is for data."""
         sys.stderr.write(f"watchword: {text}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,3 +94,20 @@ def unsure(model: str, device: str, runtime: str) -> FakeCaptioner:
 
 def hanging(model: str, device: str, runtime: str) -> FakeCaptioner:
     return Hanging()
+
+
+class Slow(FakeCaptioner):
+    """Takes its time, and says what is seen by the brightness of a window's last frame."""
+
+    SAYINGS = ("a man walks", "a man is walking", "two cars crash", "a car on a street")
+
+    def decode(
+        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+    ) -> list[FakeHypothesis]:
+        time.sleep(0.05 * len(windows))
+        last = [int(np.sum([one[0] for one in features])) for features, _ in windows]
+        return [self.say(self.SAYINGS[level // 3 % len(self.SAYINGS)].split()) for level in last]
+
+
+def slow(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return Slow()

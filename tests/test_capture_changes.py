@@ -25,7 +25,7 @@ def test_cameras_come_and_go_while_others_run():
         assert {ref.stamp.camera for ref in refs} == {"b"}
         run.capture.remove("a")
         run.take_until(lambda: set(run.capture.status()) == {"b"}, 5)
-        assert len(segments() - before) == 1, "the removed camera's memory must be freed"
+        run.take_until(lambda: not segments() - before, 5)  # what is over needs no memory
         assert run.capture.accounts()["a"].grabbed == 250, "its books must be kept"
 
 

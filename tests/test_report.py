@@ -169,17 +169,22 @@ def test_alerts_show_their_own_snapshot_also_of_a_live_camera(live: Path) -> Non
     assert not list(live.glob("*.part"))
 
 
-def test_a_resumed_run_keeps_the_snapshots_of_the_run_before(tmp_path: Path) -> None:
-    camera, jpeg = CameraSource("gate"), encode_snapshot(np.zeros((90, 160, 3), np.uint8), None)
-    first = OutputSet(tmp_path, [camera], ("report",))
+def test_a_resumed_run_reports_what_a_run_before_has_finished(tmp_path: Path) -> None:
+    gate, yard = CameraSource("gate"), CameraSource("yard")
+    jpeg = encode_snapshot(np.zeros((90, 160, 3), np.uint8), None)
+    first = OutputSet(tmp_path, [gate, yard], ("report",))
     first.picture(started(0.0), jpeg)
     first.alert(started(0.0))
-    first.close(complete=False)
-    second = OutputSet(tmp_path, [camera], ("report",), resume=True)
-    second.picture(started(0.0), jpeg)
-    second.alert(started(0.0))
+    first.finish("gate")
+    first.drop_journal("gate")
+    first.close({"gate": True, "yard": False})
+    second = OutputSet(tmp_path, [gate, yard], ("report",), done=["gate"])
+    second.alert(started(60.0))  # comes too late to change what is done
     second.close()
-    assert picture_of(embedded(tmp_path)[0]["alerts"][0]).max() < 8
+    told = embedded(tmp_path)
+    assert [len(camera["alerts"]) for camera in told] == [1, 0]
+    assert picture_of(told[0]["alerts"][0]).max() < 8
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_contact_sheet_shows_the_snapshot_and_the_recording_around_the_alert(

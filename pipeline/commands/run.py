@@ -68,6 +68,9 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     time_zone: Annotated[
         str | None, typer.Option(help="Of times in recordings' names: Europe/Paris.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with recordings where a killed run stopped.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
@@ -89,6 +92,7 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
         "output": {
             "directory": None if output is None else str(output),
             "formats": None if format is None else tuple(format.split(",")),
+            "resume": resume or None,
         },
         "store": {"path": None if output is None else str(output / "watchword.sqlite3")},
     }

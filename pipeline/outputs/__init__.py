@@ -10,7 +10,6 @@ from pipeline.messages import Alert, CameraEvent, Caption
 from pipeline.outputs.camera import FORMATS, CameraOutput, camera_files
 from pipeline.outputs.camera_source import CameraSource, Encoders, Output
 from pipeline.outputs.files import OutputError, atomic_text
-from pipeline.outputs.journal import ResumeMark
 from pipeline.outputs.lines import to_json_line
 from pipeline.outputs.report import write_report
 from pipeline.outputs.summary import CameraSummary, RunSummary
@@ -24,34 +23,17 @@ __all__ = [
     "Output",
     "OutputError",
     "OutputSet",
-    "ResumeMark",
     "RunSummary",
     "camera_files",
-    "open_outputs",
     "write_summary",
 ]
 
 
-def open_outputs(
-    directory: str | Path,
-    camera: CameraSource,
-    formats: Sequence[str],
-    encoders: Encoders | None = None,
-    resume: bool = False,
-) -> list[Output]:
-    """Open one camera's outputs.
-
-    Raises:
-        OutputError: The directory cannot be written.
-
-    """
-    _refuse_unknown(formats)
-    encoders = encoders or Encoders()
-    return [CameraOutput(Path(directory), camera, tuple(formats), encoders, resume)]
-
-
 class OutputSet:
     """The outputs of all cameras of a run; what comes is handed to its camera's.
+
+    A recording's files are written when it is over (:meth:`finish`), the others' and the report
+    at the run's end. ``done`` are recordings whose files a run before has written.
 
     Raises:
         OutputError: The directory cannot be written, or two cameras would write the same file.
@@ -64,17 +46,20 @@ class OutputSet:
         cameras: Sequence[CameraSource],
         formats: Sequence[str],
         encoders: Encoders | None = None,
-        resume: bool = False,
+        done: Collection[str] = (),
     ) -> None:
         self.directory = Path(directory)
         self.formats = tuple(formats)
         _refuse_unknown(self.formats)
-        self._refuse_collisions(cameras)
-        self._encoders, self._resume = encoders or Encoders(), resume
-        self._cameras: list[CameraSource] = []
+        self._owners: dict[str, str] = {}
+        for camera in cameras:
+            self._claim(camera.name)
+        self._encoders, self._done = encoders or Encoders(), frozenset(done)
         # Camera events come from the capture thread, captions and alerts from the output stage.
         self._lock = threading.Lock()
         self._outputs: dict[str, CameraOutput] = {}
+        self._over: set[str] = set(done)
+        self._written: dict[str, list[Path]] = {}
         for camera in cameras:
             self.add(camera)
 
@@ -87,64 +72,117 @@ class OutputSet:
         """
         if camera.name in self._outputs:
             return
-        self._refuse_collisions([*self._cameras, camera])
+        self._claim(camera.name)
+        done = camera.name in self._done
+        if done:
+            self._written[camera.name] = self.files_of(camera.name)
         self._outputs[camera.name] = CameraOutput(
-            self.directory, camera, self.formats, self._encoders, self._resume
+            self.directory, camera, self.formats, self._encoders, done
         )
-        self._cameras.append(camera)
 
-    def resume_mark(self, camera: str) -> ResumeMark | None:
-        """How far a run before got with this camera; None when it begins anew."""
-        return self._outputs[camera].mark
+    def files_of(self, camera: str) -> list[Path]:
+        """List the files of a camera that are there."""
+        paths = camera_files(self.directory, camera, self.formats)
+        return [path for path in paths if path.exists()]
 
     def caption(self, caption: Caption) -> None:
         """Hand a caption to its camera's files."""
         with self._lock:
-            self._outputs[caption.stamp.camera].caption(caption)
+            if output := self._open(caption.stamp.camera):
+                output.caption(caption)
 
     def alert(self, alert: Alert) -> None:
         """Hand an alert's revision to its camera's files."""
         with self._lock:
-            self._outputs[alert.stamp.camera].alert(alert)
+            if output := self._open(alert.stamp.camera):
+                output.alert(alert)
 
     def picture(self, alert: Alert, jpeg: bytes) -> None:
         """Hand an alert's snapshot to its camera's files."""
         with self._lock:
-            self._outputs[alert.stamp.camera].picture(alert, jpeg)
+            if output := self._open(alert.stamp.camera):
+                output.picture(alert, jpeg)
 
     def camera_event(self, event: CameraEvent) -> None:
         """Hand a camera's coming or going to its files."""
         with self._lock:
-            self._outputs[event.camera].camera_event(event)
+            if output := self._open(event.camera):
+                output.camera_event(event)
+
+    def finish(self, camera: str) -> dict[str, int]:
+        """Write the files of a recording that is over; what still comes of it is passed over.
+
+        Its journal stays until :meth:`drop_journal`.
+
+        Returns:
+            Its alerts by rule.
+
+        Raises:
+            OutputError: A file cannot be written; :meth:`close` tries again.
+
+        """
+        with self._lock:
+            self._over.add(camera)
+        output = self._outputs[camera]
+        self._written[camera] = output.write()
+        output.release()
+        return output.alerts_by_rule()
+
+    def drop_journal(self, camera: str) -> None:
+        """Remove a finished recording's journal, unless the report is still to be made of it."""
+        if "report" not in self.formats:
+            self._outputs[camera].discard()
 
     def close(
         self, complete: bool | Mapping[str, bool] = True, unread: Collection[str] = ()
     ) -> list[Path]:
-        """Write all files, then drop the journals of the cameras that are complete.
+        """Write all files, then drop the journals: :meth:`write` and :meth:`clear_up`."""
+        written = self.write(complete, unread)
+        self.clear_up(complete, unread)
+        return written
+
+    def write(
+        self, complete: bool | Mapping[str, bool] = True, unread: Collection[str] = ()
+    ) -> list[Path]:
+        """Write all files not yet written; every journal stays.
 
         Args:
-            complete: For all cameras, or by camera: False keeps the journal for ``--resume``.
-            unread: Cameras that gave nothing; they get no file and leave no journal.
+            complete: For all cameras, or by camera: whether it is one read to its end.
+            unread: Cameras that gave nothing; they get no file.
 
         Raises:
-            OutputError: A file cannot be written; every journal stays.
+            OutputError: A file cannot be written.
 
         """
-        written: list[Path] = []
-        whole = {
-            name: complete if isinstance(complete, bool) else complete.get(name, False)
-            for name in self._outputs
-        }
+        whole, written = self._whole(complete), []
         for name, output in self._outputs.items():
-            if name not in unread:
+            if name in self._written:
+                written.extend(self._written[name])
+            elif name not in unread:
                 written.extend(output.write(whole[name]))
         written.extend(self._write_report(unread))
+        return written
+
+    def clear_up(
+        self, complete: bool | Mapping[str, bool] = True, unread: Collection[str] = ()
+    ) -> None:
+        """Drop the journals of what is complete, and of what is ``unread``.
+
+        The report of a run that goes on with this one is made of all journals: where there is one
+        to be made and not all is complete, all stay.
+        """
+        whole = self._whole(complete)
+        kept_for_report = "report" in self.formats and not all(whole.values())
         for name, output in self._outputs.items():
-            if whole[name] or name in unread:
+            if name in unread or (whole[name] and not kept_for_report):
                 output.discard()
             else:
                 output.release()
-        return written
+
+    def _whole(self, complete: bool | Mapping[str, bool]) -> dict[str, bool]:
+        if isinstance(complete, bool):
+            return dict.fromkeys(self._outputs, complete)
+        return {name: complete.get(name, False) for name in self._outputs}
 
     def _write_report(self, unread: Collection[str]) -> list[Path]:
         if "report" not in self.formats:
@@ -156,17 +194,18 @@ class OutputSet:
             written.extend(output.write_sheets(report))
         return written
 
-    def _refuse_collisions(self, cameras: Sequence[CameraSource]) -> None:
-        owners: dict[str, str] = {}
-        for camera in cameras:
-            paths = camera_files(self.directory, camera.name, self.formats)
-            for path in [*paths, self.directory / f"{camera.name}.part"]:
-                other = owners.setdefault(str(path).casefold(), camera.name)
-                if other != camera.name:
-                    raise OutputError(
-                        f"cameras {other} and {camera.name} would both write {path}; "
-                        "give one of them another NAME="
-                    )
+    def _open(self, camera: str) -> CameraOutput | None:
+        return None if camera in self._over else self._outputs[camera]
+
+    def _claim(self, camera: str) -> None:
+        paths = camera_files(self.directory, camera, self.formats)
+        for path in [*paths, self.directory / f"{camera}.part"]:
+            other = self._owners.setdefault(str(path).casefold(), camera)
+            if other != camera:
+                raise OutputError(
+                    f"cameras {other} and {camera} would both write {path}; "
+                    "give one of them another NAME="
+                )
 
 
 def _refuse_unknown(formats: Sequence[str]) -> None:

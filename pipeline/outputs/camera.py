@@ -1,10 +1,11 @@
-"""The output files of one camera: journalled while it runs, written whole at the end."""
+"""The output files of one camera: journalled while it runs, written whole at its end."""
 
 from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.outputs.coco import to_coco
 from pipeline.outputs.contact_sheets import sheet_names, write_sheets
 from pipeline.outputs.cues import Cue, alert_cues, caption_cues
 from pipeline.outputs.files import OutputError, atomic_text, make_directory
-from pipeline.outputs.journal import Journal, ResumeMark, read_journal
+from pipeline.outputs.journal import Journal, read_journal
 from pipeline.outputs.lines import (
     alert_line,
     caption_line,
@@ -49,7 +50,7 @@ def camera_files(directory: Path, camera: str, formats: Sequence[str]) -> list[P
 
 @dataclass
 class CameraOutput:
-    """All output files of one camera.
+    """All output files of one camera; ``done`` is one whose files a run before has written.
 
     Raises:
         OutputError: The directory cannot be written, or a file would overwrite the recording.
@@ -60,7 +61,7 @@ class CameraOutput:
     source: CameraSource
     formats: Sequence[str]
     encoders: Encoders = field(default_factory=Encoders)
-    resume: bool = False
+    done: bool = False
 
     def __post_init__(self) -> None:
         make_directory(self.directory)
@@ -70,20 +71,15 @@ class CameraOutput:
         self._refuse_overwriting()
         self._started_ns = self.source.started_monotonic_ns
         path = self.directory / f"{self.source.name}.part"
-        self._journal = Journal(path, self.source.name, self.source.fingerprint, self.resume)
+        self._journal = Journal(path, self.source.name, keep=self.done)
 
     @property
     def journal_path(self) -> Path:
         """Where the journal lies until :meth:`discard`."""
         return self._journal.path
 
-    @property
-    def mark(self) -> ResumeMark | None:
-        """How far the run before got, or this one by now; None at the beginning."""
-        return self._journal.mark
-
     def caption(self, caption: Caption) -> None:
-        """Journal a caption; one that a run before had already is passed over."""
+        """Journal a caption; one that is there already is passed over."""
         self._journal.caption(self._at_s(caption.stamp), caption_line(caption))
 
     def alert(self, alert: Alert) -> None:
@@ -109,7 +105,7 @@ class CameraOutput:
         self._journal.event(key, {"kind": "camera", "line": self.encoders.camera_event(event)})
 
     def close(self, complete: bool) -> list[Path]:
-        """Write the files; the journal goes when ``complete``, else stays for ``--resume``."""
+        """Write the files; the journal goes when ``complete``, else stays for whoever looks."""
         written = self.write(complete)
         if complete:
             self.discard()
@@ -127,6 +123,7 @@ class CameraOutput:
             OutputError: One cannot be written; the journal stays.
 
         """
+        self._journal.begin()
         written: list[Path] = []
         for form in self.formats:
             for path in camera_files(self.directory, self.source.name, [form]):
@@ -148,8 +145,13 @@ class CameraOutput:
         self._journal.discard()
 
     def release(self) -> None:
-        """Close the journal and leave it for ``--resume``."""
+        """Close the journal and leave it where it is."""
         self._journal.close()
+
+    def alerts_by_rule(self) -> dict[str, int]:
+        """Count the alerts that started."""
+        alerts = (record["alert"] for record in self._records("alert"))
+        return dict(Counter(each["rule"] for each in alerts if each["state"] == "started"))
 
     def cues(self) -> list[Cue]:
         """Captions merged, and alerts, as cues."""
@@ -197,15 +199,26 @@ class CameraOutput:
     def _records(self, kind: str) -> Iterator[dict[str, Any]]:
         return read_journal(self._journal.path, kind)
 
+    def _events(self) -> Iterable[Mapping[str, Any]]:
+        """Alert and camera events as they came; a recording's in the order of their times.
+
+        A recording's two kinds come over two threads, and which one is first says nothing.
+        """
+        records = read_journal(self._journal.path)
+        found: Iterable[dict[str, Any]] = (
+            each for each in records if each["kind"] in {"alert", "camera"}
+        )
+        if self.source.file is not None:
+            found = sorted(found, key=lambda each: (_time(each["line"]), each["kind"]))
+        return (each["line"] for each in found)
+
     def _write(self, form: str, path: Path) -> None:
         if form == "vtt":
             _write_text(path, [to_webvtt(self.cues())])
         elif form == "srt":
             _write_text(path, [to_srt(self.cues())])
         elif path.name.endswith(".events.jsonl"):
-            records = read_journal(self._journal.path)
-            lines = (each["line"] for each in records if each["kind"] in {"alert", "camera"})
-            _write_text(path, map(to_json_line, lines))
+            _write_text(path, map(to_json_line, self._events()))
         elif form == "jsonl":
             _write_text(path, (to_json_line(each["line"]) for each in self._records("caption")))
         else:
@@ -229,6 +242,10 @@ class CameraOutput:
                     f"{path} is the recording itself and would be overwritten; "
                     "choose another --output directory"
                 )
+
+
+def _time(line: Mapping[str, Any]) -> str:
+    return str(line.get("time") or line.get("since"))
 
 
 def _write_text(path: Path, parts: Iterable[str]) -> None:

@@ -27,23 +27,21 @@ class Output(Protocol):
         """Take a camera's coming or going."""
 
     def close(self, complete: bool) -> list[Path]:
-        """Write what is still to be written; the files made. Not ``complete``: can be resumed."""
+        """Write what is still to be written; the files made. Not ``complete``: cut short."""
 
 
 @dataclass(frozen=True, slots=True)
 class CameraSource:
     """One camera for the outputs.
 
-    ``file`` is the recording it reads, None for live sources. ``fingerprint`` names source,
-    model and settings: a run is resumed only where it is the same. ``started_monotonic_ns`` is
-    the run's start, from which a live camera's subtitles count; unset, its first caption's.
+    ``file`` is the recording it reads, None for live sources. ``started_monotonic_ns`` is the
+    run's start, from which a live camera's subtitles count; unset, its first caption's.
     ``masks`` are black in the report's pictures and the video too; without ``pictures`` there is
     no video and no picture but the alerts' own.
     """
 
     name: str
     file: Path | None = None
-    fingerprint: str = ""
     started_monotonic_ns: int | None = None
     masks: Polygons = ()
     pictures: bool = True

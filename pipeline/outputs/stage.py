@@ -32,18 +32,18 @@ class OutputStage:
     def __init__(
         self,
         sinks: Sequence[Sink],
-        on_close: Callable[[], None] = lambda: None,
+        on_source_end: Callable[[str], None] = lambda camera: None,
         keep_picture: PictureKeeper = lambda alert, jpeg: None,
     ) -> None:
         self._sinks = tuple(sinks)
-        self._on_close = on_close
+        self._on_source_end = on_source_end
         self._keep_picture = keep_picture
 
     def open(self) -> None:
         """Nothing to acquire."""
 
     def process(self, items: Sequence[Judged]) -> Iterable[None]:
-        """Hand everything to every sink: a caption before the alerts it caused."""
+        """Hand everything to every sink: a caption before the alerts it caused, the end last."""
         for item in items:
             for alert in item.alerts:
                 if alert.id in item.pictures:
@@ -53,6 +53,8 @@ class OutputStage:
                     sink.caption(item.caption)
                 for alert in item.alerts:
                     sink.alert(alert)
+            if item.ended is not None:
+                self._on_source_end(item.ended.camera)
         return ()
 
     def flush(self) -> Iterable[None]:
@@ -60,5 +62,4 @@ class OutputStage:
         return ()
 
     def close(self) -> None:
-        """Tell whoever owns the sinks."""
-        self._on_close()
+        """Nothing to release: the sinks are their owners' to close."""

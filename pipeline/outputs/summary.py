@@ -70,6 +70,22 @@ class CameraSummary:
             "error": self.error,
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CameraSummary:
+        """Read what :meth:`to_json` made."""
+        frames, windows = data["frames"], data["windows"]
+        return cls(
+            camera=data["camera"],
+            **frames,
+            windows=windows["due"],
+            captioned=windows["captioned"],
+            partial=windows["partial"],
+            windows_dropped=windows["dropped"],
+            windows_failed=windows["failed"],
+            media_s=data["media_s"],
+            error=data["error"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:

@@ -19,5 +19,8 @@ class View(Sink, Protocol):
     def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
         """Show how far a recording has been read, seconds of media time."""
 
+    def ended(self, camera: str) -> None:
+        """Show that a recording's files are written."""
+
     def message(self, text: str) -> None:
         """Show a sentence about the run itself."""

@@ -107,6 +107,11 @@ class RuleEngine:
                     alerts += lifecycle.end(known.last)
         return alerts
 
+    def forget(self, camera: str) -> None:
+        """Remember nothing of a camera any more: its recording is over."""
+        self._cameras.pop(camera, None)
+        self._watching.pop(camera, None)
+
     def replace_rules(
         self, rules: RuleSet, groups: Mapping[str, Sequence[str]] | None = None
     ) -> list[Alert]:

@@ -15,7 +15,7 @@ from pipeline.alerts.clips import ClipRecorder
 from pipeline.alerts.codec import encode_alert
 from pipeline.alerts.snapshot_taker import SnapshotTaker
 from pipeline.captioner import CaptionedFrame
-from pipeline.messages import Alert, AlertState, Caption, FrameRef, Review
+from pipeline.messages import Alert, AlertState, Caption, FrameRef, Review, SourceEnd
 from pipeline.rules.engine import RuleEngine
 from pipeline.rules.reviews import ReviewBook
 from pipeline.rules.ruleset import RuleSet
@@ -34,12 +34,14 @@ _LAST_TRIES, _TRY_EVERY_S = 10, 0.5
 class Judged:
     """A caption, or alert revisions: those that a caption caused come after it.
 
-    ``pictures`` are the JPEG snapshots of alerts that start, by alert id.
+    ``pictures`` are the JPEG snapshots of alerts that start, by alert id. ``ended`` says that
+    nothing more comes of a recording; it comes by itself.
     """
 
     caption: Caption | None
     alerts: tuple[Alert, ...]
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    ended: SourceEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class RuleStagePorts:
 class RuleStage:
     """Stage: :class:`CaptionedFrame` in, :class:`Judged` out.
 
+    At a recording's end its open alerts end too.
     Events are durable in the store, together with the engine's state and the caption they come
     from, before anything downstream sees them. What the store refuses (a full disk) is held and
     written later; captions go on meanwhile.
@@ -81,11 +84,12 @@ class RuleStage:
         self.started: Counter[str] = Counter()
         """Alerts started, by rule."""
         self._new_rules: tuple[RuleSet, Mapping[str, Sequence[str]]] | None = None
+        self._ended: list[SourceEnd] = []
 
     def open(self) -> None:
         """Nothing to acquire."""
 
-    def process(self, items: Sequence[CaptionedFrame]) -> Iterable[Judged]:
+    def process(self, items: Sequence[CaptionedFrame | SourceEnd]) -> Iterable[Judged]:
         """Judge each caption; with no items, end the alerts of cameras that fell silent."""
         yield from self._take_new_rules()
         for position, review in self._ports.reviews():
@@ -95,7 +99,8 @@ class RuleStage:
             if alerts or self._backlog:
                 yield from self._record(None, alerts, {})
         for item in items:
-            yield from self._judge(item)
+            yield from self._end(item) if isinstance(item, SourceEnd) else self._judge(item)
+        yield from self._told_ends()
         if late := self._book.due():
             yield from self._record(None, late, {})
 
@@ -111,9 +116,10 @@ class RuleStage:
             yield from self._record(None, alerts, {})
         for _ in range(_LAST_TRIES):
             if not self._backlog:
-                return
+                break
             time.sleep(_TRY_EVERY_S)
             yield from self._save(None)
+        yield from self._told_ends()
         if lost := self._backlog.give_up():
             yield from lost
             raise StoreError(f"{self._backlog.error}; {len(lost)} alert revisions are not stored")
@@ -142,6 +148,18 @@ class RuleStage:
     def suppressed(self) -> dict[tuple[str, str], int]:
         """Matches that started no alert, by (rule, reason); any thread may ask."""
         return self._engine.suppressed()
+
+    def _end(self, source: SourceEnd) -> Iterable[Judged]:
+        self._ended.append(source)
+        alerts = self._engine.flush(source.camera)
+        self._engine.forget(source.camera)
+        return self._record(None, alerts, {}) if alerts else ()
+
+    def _told_ends(self) -> Iterable[Judged]:
+        """Recordings' ends go on behind their last alerts, also those that wait for the store."""
+        if not self._backlog:
+            ended, self._ended = self._ended, []
+            yield from (Judged(None, (), ended=source) for source in ended)
 
     def _judge(self, item: CaptionedFrame) -> Iterable[Judged]:
         try:

@@ -59,6 +59,7 @@ class Store:
         path: Where it lies; its directory is made.
         sinks: To whom each event recorded from now on has to get.
         reserve_mib: Disk space kept ahead beside it, so that a full disk loses no alert.
+        republish: Whether an event recorded again waits again though it was published before.
         clock: Wall clock (aware UTC) for ages alone; injected in tests.
 
     Raises:
@@ -72,10 +73,12 @@ class Store:
         *,
         sinks: Sequence[str] = (REDIS,),
         reserve_mib: int = 0,
+        republish: bool = True,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.path = Path(path)
         self._clock = clock
+        self._republish = republish
         self.sinks = tuple(sinks)
         self._lock = threading.Lock()
         try:
@@ -119,7 +122,8 @@ class Store:
         Each event gets its number as ``data.seq``. An id that still waits is left as it is, so
         a replay after a kill adds nothing. One that was published waits again, as it now is and
         under its old number: the same recording may be run into another Redis, and one that
-        knows the id ignores it. On a full disk the reserve is given up and captions are left out.
+        knows the id ignores it (unless the store was opened not to ``republish``). On a full disk
+        the reserve is given up and captions are left out.
 
         Returns:
             The events' numbers, in their order.
@@ -287,7 +291,7 @@ class Store:
         seq, published_at = self._connection.execute(
             "SELECT seq, published_at FROM outbox WHERE id = ?", (event["id"],)
         ).fetchone()
-        if published_at is not None:
+        if published_at is not None and self._republish:
             self._write_event(seq, event, snapshot)
         return int(seq)
 
