@@ -76,7 +76,7 @@ def captioning(decoder: Decoder, decoding: Decoding) -> Callable[[], object]:
 
     @torch.inference_mode()
     def run() -> object:
-        ready = Prepared(features, mask, decoder.memory(features, mask))
+        ready = Prepared.of(decoder, features, mask)
         return searcher(ready, _BEAM, _CAPTION_WORDS - 1, decoding)
 
     return run

@@ -19,6 +19,7 @@ from models.decoders import Decoder
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
 from models.encoders import Encoder
 from models.explanations import grids_over_picture
+from models.frame_looks import FrameLooks, pad_frames
 from models.fusion import Memory
 from models.grounding import Grounding, Thresholds
 from models.hazard_words import HAZARD_WORDS
@@ -102,6 +103,7 @@ class Captioner(nn.Module):
         self.grounding = Grounding(dict(thresholds or {}), vocabulary)
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
+        self._looks = FrameLooks(decoder)
         never = _forbidden_tokens(vocabulary)
         self._search = Searcher(decoder, vocabulary, self._stepper, never)
 
@@ -155,9 +157,10 @@ class Captioner(nn.Module):
         """Make at least one window ready for :meth:`decode` and whatever else asks about it."""
         if isinstance(windows, Prepared):
             return windows
-        features, mask = pad_windows(windows, self.decoder.config.window_frames)
-        features, mask = features.to(self.device), mask.to(self.device)
-        return Prepared(features, mask, self.decoder.memory(features, mask))
+        stacks = [list(features)[-self.decoder.config.window_frames :] for features, _ in windows]
+        features, mask = pad_windows(stacks)
+        look = self._looks(stacks, mask.shape[1])
+        return Prepared.of(self.decoder, features.to(self.device), mask.to(self.device), look)
 
     @torch.inference_mode()
     def decode(
@@ -293,7 +296,7 @@ class Captioner(nn.Module):
         head = self.decoder.concepts
         assert head is not None  # there are concepts, so there is a head
         found = ready.memory.concepts[:, columns].float().cpu().numpy()
-        evidence = head.regions(ready.features, ready.mask)[..., columns].movedim(-1, 1)
+        evidence = head.regions(ready.look.concepts, ready.mask, columns).movedim(-1, 1)
         boxes = self.encoder.boxes_in_features
         return found, grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
 
@@ -359,22 +362,17 @@ def _forbidden_tokens(vocabulary: Vocabulary) -> list[int]:
     return [token for token, word in enumerate(vocabulary.words) if word in FORBIDDEN_WORDS]
 
 
-def pad_windows(windows: Sequence[Window], longest: int) -> tuple[Tensor, Tensor]:
-    """Stack windows, newest frame last, missing frames in front.
+def pad_windows(windows: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    """Stack windows of features (R, D), newest frame last, missing frames in front.
 
     Returns:
         Features (N, T, R, D) and a mask (N, T), True where a frame exists; T is the longest
-        window given, at most ``longest`` (older frames are left out).
+        window's.
 
     """
-    stacks = [torch.stack(list(features))[-longest:].float() for features, _ in windows]
-    frames = max(len(stack) for stack in stacks)
-    padded = stacks[0].new_zeros((len(stacks), frames, *stacks[0].shape[1:]))
-    mask = torch.zeros((len(stacks), frames), dtype=torch.bool)
-    for row, stack in enumerate(stacks):
-        padded[row, frames - len(stack) :] = stack
-        mask[row, frames - len(stack) :] = True
-    return padded, mask
+    frames = max(len(window) for window in windows)
+    missing = torch.tensor([[frames - len(window)] for window in windows])
+    return pad_frames(windows, frames).float(), torch.arange(frames) >= missing
 
 
 def _frames_of(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:

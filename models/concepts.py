@@ -8,14 +8,16 @@ the region comes with the word for nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from simplemma import is_known, lemmatize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConceptHead", "HazardReadout", "concept_lemma", "pooled_features"]
+__all__ = ["ConceptHead", "ConceptLook", "HazardReadout", "concept_lemma", "pooled_features"]
 
 # What simplemma's English dictionary gets wrong among the words of captions, and nouns in -ing.
 _NOUNS = (
@@ -37,6 +39,17 @@ def concept_lemma(word: str) -> str:
     doubled = stem[-1] == stem[-2] and stem[-1] not in "ls"
     candidates = (stem[:-1],) if doubled else (stem, f"{stem}e")
     return next((c for c in candidates if is_known(c, lang="en")), lemma)
+
+
+class ConceptLook(NamedTuple):
+    """What a concept head sees of frames, each for itself.
+
+    ``values`` (..., R, C), the scores of its ``regions`` (..., R, W) and of the ``whole`` (..., W).
+    """
+
+    values: Tensor
+    regions: Tensor
+    whole: Tensor
 
 
 class ConceptHead(nn.Module):
@@ -67,33 +80,46 @@ class ConceptHead(nn.Module):
 
     def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         """Return the probability of each word, (N, W), from (N, T, R, D) features."""
-        return -torch.expm1(-self.evidence(features, frame_mask))
+        return self.judge(self.look(features), frame_mask)
+
+    def look(self, features: Tensor) -> ConceptLook:
+        """Look at each frame for itself: (..., R, D) features of any number of frames."""
+        values = self.dropout(torch.relu(self.project(features)))
+        return ConceptLook(values, self.region(values), self.whole(values.mean(-2)))
+
+    def judge(self, look: ConceptLook, frame_mask: Tensor) -> Tensor:
+        """Return the probability of each word, (N, W), from what was seen of (N, T) frames."""
+        return -torch.expm1(-self._evidence(look, frame_mask))
 
     def evidence(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         """Return -log(1 - probability) of each word in nats, (N, W); always above zero."""
-        regions, whole = self._parts(features, frame_mask)
-        total: Tensor = (regions.sum(2) + whole).sum(1).clamp_min(1e-6)
-        return total
+        return self._evidence(self.look(features), frame_mask)
 
-    def regions(self, features: Tensor, frame_mask: Tensor) -> Tensor:
-        """Return what each position alone puts in, in nats: (N, T, R, W)."""
-        return self._parts(features, frame_mask)[0]
+    def regions(
+        self, look: ConceptLook, frame_mask: Tensor, words: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return what each position alone puts in of all ``words``, in nats: (N, T, R, W)."""
+        among = slice(None) if words is None else list(words)
+        scores = look.regions[..., among]
+        motion = self._motion(look.values, frame_mask)
+        if motion is not None:
+            moved, seen = self.motion_norm(motion[0]), motion[1]
+            change = F.linear(moved, self.region_motion.weight[among]) * seen
+            scores = scores + change.unsqueeze(1)
+        return F.softplus(scores.float()) * _share(frame_mask)[:, :, None, None]
 
-    def _parts(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Evidence of regions (N, T, R, W) and of whole frames (N, T, W), already averaged."""
-        values = self.dropout(torch.relu(self.project(features)))
-        region_scores = self.region(values)
-        whole_scores = self.whole(values.mean(2))
-        motion = self._motion(values, frame_mask)
+    def _evidence(self, look: ConceptLook, frame_mask: Tensor) -> Tensor:
+        region_scores, whole_scores = look.regions, look.whole
+        motion = self._motion(look.values, frame_mask)
         if motion is not None:
             moved, seen = motion
             change = self.region_motion(self.motion_norm(moved)) * seen
             whole = self.whole_motion(self.motion_norm(moved.mean(1))) * seen[:, 0]
             region_scores = region_scores + change.unsqueeze(1)
             whole_scores = whole_scores + whole.unsqueeze(1)
-        share = frame_mask / frame_mask.sum(1, keepdim=True)
-        regions = F.softplus(region_scores.float()) * share[:, :, None, None]
-        return regions, F.softplus(whole_scores.float()) * share[:, :, None]
+        each = F.softplus(region_scores.float()).sum(2) + F.softplus(whole_scores.float())
+        total: Tensor = (each * _share(frame_mask).unsqueeze(-1)).sum(1).clamp_min(1e-6)
+        return total
 
     def _motion(self, values: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor] | None:
         """Mean change between neighbouring frames (N, R, C), and whom it counts for (N, 1, 1)."""
@@ -133,8 +159,12 @@ class HazardReadout(nn.Module):
 
     def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         """Return the probability of each hazard, (N, H), from (N, T, R, D) features."""
-        strongest, mean, motion, moves = pooled_features(features, frame_mask)
-        logits = strongest @ self.strongest.T + mean @ self.mean.T + self.offset
+        return self.judge(features, features.amax(2), features.mean(2), frame_mask)
+
+    def judge(self, features: Tensor, most: Tensor, mean: Tensor, frame_mask: Tensor) -> Tensor:
+        """Like the call, where maximum and mean of each frame, (N, T, D), are known already."""
+        strongest, level, motion, moves = _pooled(features, most, mean, frame_mask)
+        logits = strongest @ self.strongest.T + level @ self.mean.T + self.offset
         change = motion @ self.motion.T + self.motion_offset
         return torch.sigmoid(logits + change * moves.unsqueeze(1))
 
@@ -145,12 +175,24 @@ def pooled_features(features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tenso
     The fourth, (N,), is 1 where there are two neighbouring frames, and so a change, else 0.
     """
     features = features.float()
-    exists = frame_mask[:, :, None, None]
-    strongest = features.masked_fill(~exists, float("-inf")).amax((1, 2))
-    share = exists / (frame_mask.sum(1) * features.shape[2])[:, None, None, None]
-    mean = (features * share).sum((1, 2))
-    both = (frame_mask[:, 1:] & frame_mask[:, :-1])[:, :, None, None]
-    steps = (features[:, 1:] - features[:, :-1]).abs() * both
-    count = both.sum((1, 2, 3))
-    motion = steps.mean(2).sum(1) / count.clamp_min(1)[:, None]
-    return strongest, mean, motion, (count > 0).to(features.dtype)
+    return _pooled(features, features.amax(2), features.mean(2), frame_mask)
+
+
+def _pooled(
+    features: Tensor, most: Tensor, mean: Tensor, frame_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    strongest = most.masked_fill(~frame_mask.unsqueeze(-1), float("-inf")).amax(1)
+    level = (mean * _share(frame_mask).unsqueeze(-1)).sum(1)
+    both = frame_mask[:, 1:] & frame_mask[:, :-1]
+    motion = torch.zeros_like(level)
+    for t in range(both.shape[1]):  # one pair at a time: what lies between stays in the cache
+        step = torch.linalg.vector_norm(features[:, t + 1] - features[:, t], 1, 1)
+        motion = motion + step * both[:, t, None]
+    count = both.sum(1)
+    motion = motion / (count.clamp_min(1) * features.shape[2]).unsqueeze(1)
+    return strongest, level, motion, (count > 0).to(features.dtype)
+
+
+def _share(frame_mask: Tensor) -> Tensor:
+    """Each frame's part in a mean over those that exist, (N, T)."""
+    return frame_mask / frame_mask.sum(1, keepdim=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from models.cells import build_cell
-from models.concepts import ConceptHead, HazardReadout
+from models.concepts import ConceptHead, ConceptLook, HazardReadout
 from models.fusion import CellStep, FusionSizes, Memory, TimeEncoding, build_fusion
 from models.latent import CaptionLatent
 
-__all__ = ["Decoder", "DecoderConfig", "DecoderState"]
+__all__ = ["Decoder", "DecoderConfig", "DecoderState", "FrameLook"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,28 @@ class DecoderState(NamedTuple):
     hidden: Tensor
     cell: Tensor
     attention: Tensor
+
+
+class FrameLook(NamedTuple):
+    """What a decoder sees of frames, each for itself; D, W and others as in :class:`Memory`.
+
+    ``values`` (..., R, C) and ``keys`` (..., R, A) without their time, what the concept head sees,
+    and the greatest (``most``) and ``mean`` of each feature, (..., D), for the read-out. What a
+    decoder does not need has length 0.
+    """
+
+    values: Tensor
+    keys: Tensor
+    concept_values: Tensor
+    concept_regions: Tensor
+    concept_whole: Tensor
+    most: Tensor
+    mean: Tensor
+
+    @property
+    def concepts(self) -> ConceptLook:
+        """What the concept head sees."""
+        return ConceptLook(self.concept_values, self.concept_regions, self.concept_whole)
 
 
 class Decoder(nn.Module):
@@ -114,42 +136,59 @@ class Decoder(nn.Module):
                 where those of scenes the read-out was fitted on are too good to be true.
 
         """
-        count, frames, regions, _ = features.shape
+        return self.remember(self.look(features), features, frame_mask, hazards)
+
+    def look(self, features: Tensor) -> FrameLook:
+        """Look at each frame for itself: (..., R, D) features of any number of frames.
+
+        What is the same in every window that holds a frame; :meth:`remember` makes the memory of
+        windows from it.
+        """
         values = self.value_norm(torch.relu(self.value(features)))
-        values = values + self.time(frames).view(1, frames, 1, -1)
-        values = values.view(count, frames * regions, -1)
+        keys = values[..., :0] if self.key is None else self.key(values)
+        none = features[..., :0]
+        concepts = ConceptLook(none, none, none[..., 0, :])
+        if self.concepts is not None:
+            concepts = self.concepts.look(features)
+        most = mean = none[..., 0, :]
+        if self.readout is not None:
+            most, mean = features.amax(-2), features.mean(-2)
+        return FrameLook(values, keys, *concepts, most, mean)
+
+    def remember(
+        self, look: FrameLook, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None
+    ) -> Memory:
+        """Like :meth:`memory`, from what was seen of the windows' (N, T) frames already."""
+        count, frames, regions, _ = features.shape
+        time = self.time(frames)
+        values = (look.values + time[:, None]).view(count, frames * regions, -1)
+        keys = look.keys if self.key is None else look.keys + self.key(time)[:, None]
+        keys = keys.view(count, frames * regions, -1)
         mask = frame_mask.unsqueeze(-1).expand(count, frames, regions).reshape(count, -1)
-        weight = mask.to(values.dtype).unsqueeze(-1)
-        pooled = (values * weight).sum(1) / weight.sum(1)
-        concepts, condition = self._condition(features, frame_mask, hazards)
+        share = mask.to(values.dtype) / mask.sum(1, keepdim=True)
+        pooled = torch.bmm(share.unsqueeze(1), values).squeeze(1)
+        concepts, condition = self._condition(look, features, frame_mask, hazards)
         if self.latent is not None:
             condition = condition + self.latent.word(self.latent.prior(pooled).mean)
-        keys = values[..., :0] if self.key is None else self.key(values)
         return Memory(values, keys, mask, pooled, concepts, condition)
 
-    def _with_hazards(
-        self, concepts: Tensor, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
-    ) -> Tensor:
-        """Probability of each concept (N, W); hazards come first, from the read-out if any."""
-        if hazards is None and self.readout is not None:
-            hazards = self.readout(features, frame_mask)
-        if hazards is None:
-            return concepts
-        return torch.cat((hazards.to(concepts.dtype), concepts[:, hazards.shape[1] :]), 1)
-
     def _condition(
-        self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
+        self, look: FrameLook, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Concept probabilities (N, W), and what they add to each word read (N, E).
 
-        The decoder learns to use the probabilities and never to bend them: no gradient flows
-        back, so that they stay probabilities.
+        Hazards come first, from the read-out where there is one. The decoder learns to use the
+        probabilities and never to bend them: no gradient flows back, so that they stay
+        probabilities.
         """
         if self.concepts is None:
             none = features.new_zeros((len(features), 0))
             return none, features.new_zeros((len(features), self.config.word_size))
-        head: Tensor = self.concepts(features, frame_mask)
-        concepts = self._with_hazards(head, features, frame_mask, hazards)
+        concepts = head = self.concepts.judge(look.concepts, frame_mask)
+        if hazards is None and self.readout is not None:
+            hazards = self.readout.judge(features, look.most, look.mean, frame_mask)
+        if hazards is not None:
+            concepts = torch.cat((hazards.to(head.dtype), head[:, hazards.shape[1] :]), 1)
         read = concepts if self.config.hazards_condition else head
         return concepts, self.condition(self.concept_dropout(read.detach()))
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from models.consensus import consensus_order
-from models.decoders import Decoder, DecoderState
+from models.decoders import Decoder, DecoderState, FrameLook
 from models.fusion import Memory
 from models.guided_search import constrained_search, diverse_search
-from models.runtimes.engine import Stepper
+from models.runtimes.engine import Stepper, select_clips
 from models.sampling import NucleusSampling
 from models.search import Hypothesis, SearchConfig, search
 from models.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
@@ -88,12 +88,28 @@ BEAM_SEARCH = Decoding()
 class Prepared:
     """Windows made ready, so that decoding, detecting and scoring share the work.
 
-    ``features`` (N, T, R, D) with ``mask`` (N, T) and the decoder's ``memory`` of them.
+    ``features`` (N, T, R, D) with ``mask`` (N, T), the decoder's ``look`` at each of their frames
+    and its ``memory`` of them.
     """
 
     features: Tensor
     mask: Tensor
+    look: FrameLook
     memory: Memory
+
+    @classmethod
+    def of(
+        cls, decoder: Decoder, features: Tensor, mask: Tensor, look: FrameLook | None = None
+    ) -> Prepared:
+        """Make padded windows ready, from what was seen of their frames where that is known."""
+        look = decoder.look(features) if look is None else look
+        return cls(features, mask, look, decoder.remember(look, features, mask))
+
+    def select(self, indices: Sequence[int]) -> Prepared:
+        """Keep some windows only."""
+        at = torch.tensor(indices, device=self.mask.device)
+        look = FrameLook(*(part[at] for part in self.look))
+        return Prepared(self.features[at], self.mask[at], look, select_clips(self.memory, at))
 
     def __len__(self) -> int:
         return len(self.features)
@@ -143,7 +159,7 @@ class Searcher:
         single = windows.features[clips, frames].unsqueeze(1)
         alone = replace(decoding, consensus="none")
         there = mask.new_ones((len(single), 1))
-        ready = Prepared(single, there, self._decoder.memory(single, there))
+        ready = Prepared.of(self._decoder, single, there)
         found = self(ready, beam_size, max_words, alone)
         positions = single.shape[2]
         pooled: Paths = [[] for _ in mask]

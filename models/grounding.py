@@ -12,11 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from models.decoding import Decoding, Prepared
 from models.hazard_words import HAZARD_WORDS, names_hazard
-from models.runtimes.engine import select_clips
 from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
@@ -76,13 +73,8 @@ class Grounding:
             else:
                 again[said, denied].append(index)
         for (said, denied), indices in again.items():
-            at = torch.tensor(indices, device=windows.mask.device)
-            some = Prepared(
-                windows.features[at], windows.mask[at], select_clips(windows.memory, at)
-            )
-            for index, paths in zip(
-                indices, search(some, self._options(decoding, said, denied)), strict=True
-            ):
+            options = self._options(decoding, said, denied)
+            for index, paths in zip(indices, search(windows.select(indices), options), strict=True):
                 if paths and self._fits(paths[0], said, denied):
                     result[index] = [*paths, *found[index]][: len(found[index])]
         return result

@@ -103,7 +103,7 @@ def test_a_long_clip_is_seen_through_its_newest_frames(captioner: Captioner):
 
 def test_padding_holds_no_attention_and_changes_no_logits(captioner: Captioner):
     still = captioner.encode(np.stack([to_square(clips(1)[0], SIDE)]))
-    padded, mask = pad_windows([([still[0]], [0.0]), (list(still.repeat(3, 1, 1)), [0.0] * 3)], 4)
+    padded, mask = pad_windows([[still[0]], list(still.repeat(3, 1, 1))])
     tokens = torch.tensor([[[BEGIN, 4, 5, 7, END]]])
     decoder = captioner.decoder
     with torch.inference_mode():
@@ -152,7 +152,7 @@ def test_no_caption_is_empty_or_holds_a_special_word(captioner: Captioner):
 def test_log_probability_is_what_teacher_forcing_gives(captioner: Captioner):
     clip = clips(1)[0]
     best = captioner.caption([clip], beam_size=1)[0]
-    features, mask = pad_windows([(captioner.encode(to_square(clip, SIDE)[None]), [0.0])], 4)
+    features, mask = pad_windows([captioner.encode(to_square(clip, SIDE)[None])])
     with torch.inference_mode():
         memory = captioner.decoder.memory(features, mask)
         again = captioner._sentence_log_probability(memory, [best.text])

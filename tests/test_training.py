@@ -327,7 +327,7 @@ def test_a_concept_is_found_where_it_is():
     head.eval()
     features, target, places = _signs(signs, 32)
     assert ((head(features, mask) > 0.5) == (target > 0.5)).float().mean() > 0.95
-    strongest = head.regions(features, mask)[:, 0].argmax(1)
+    strongest = head.regions(head.look(features), mask)[:, 0].argmax(1)
     at = target.argmax(1)
     assert (strongest[range(32), at] == places).float().mean() > 0.9
 
