@@ -23,9 +23,10 @@ test-slow: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python -m benchmarks.soak --minutes 10
 
-# All contenders, one thread each; about half an hour on two cores.
+# All contenders, one thread each; some twenty minutes on two idle cores, by estimate.
 bench: $(VENV)/.bench
-	for part in decoding "encoding --blip 7" end_to_end static_scene live curves; do \
+	for part in decoding "encoding --blip 2" end_to_end "static_scene --seconds 40" \
+			"live --cameras 1 8 16 --seconds 20" curves; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit 1; \
 	done
 

@@ -55,18 +55,21 @@ def repeated(name: str, folder: Path, seconds: int) -> Path:
 def run_program(files: list[Path], folder: Path, options: Sequence[str] = ()) -> None:
     """Caption recordings with the program as a user starts it."""
     named = [f"c{i}={file}" for i, file in enumerate(files)]
-    subprocess.run(
+    done = subprocess.run(
         [
             *(sys.executable, str(_ROOT / "run_stream.py"), "run", *named),
             *("--output", str(folder / "out"), "--json", "--format", "jsonl"),
             *options,
         ],
-        check=True,
+        check=False,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         cwd=folder,
     )
+    if done.returncode:
+        raise SystemExit(f"the program left with {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
 class Parts:
