@@ -29,6 +29,7 @@ from pipeline.commands.subscribe import subscribe
 from pipeline.config import ConfigError
 from pipeline.outputs import OutputError
 from pipeline.redaction import RedactingFilter, log_uncaught, redact
+from pipeline.slots import SharedMemoryFull
 from pipeline.sources import SourceError
 from pipeline.store import StoreError
 from pipeline.supervisor import StageFailed
@@ -98,7 +99,7 @@ def _guarded(arguments: list[str]) -> int:
     except CaptionerError as error:
         said = str(error)
         code = ExitCode.WRONG_USE if "no model" in said else ExitCode.FAILED
-    except (StageFailed, StoreError, EmbeddedRedisError) as error:
+    except (StageFailed, StoreError, EmbeddedRedisError, SharedMemoryFull) as error:
         said, code = str(error), ExitCode.FAILED
     for line in redact(said).splitlines():
         sys.stderr.write(f"watchword: {line}\n")

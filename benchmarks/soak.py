@@ -177,7 +177,7 @@ def _processes(root: int) -> Iterator[tuple[int, str]]:
 
 def _segments() -> set[Path]:
     """Shared memory of this soak's cameras; another program beside it has other names."""
-    marks = ("wwsoak*", "wwsteady*", "wwrecordin*")
+    marks = ("ww*-soak*", "ww*-steady*", "ww*-record*")
     return {path for mark in marks for path in Path("/dev/shm").glob(mark)}
 
 

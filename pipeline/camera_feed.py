@@ -19,7 +19,7 @@ from pipeline.grab_messages import CaptureAccount, GrabJob, Grant, Progress, Sou
 from pipeline.messages import FrameRef
 from pipeline.restarts import RestartPolicy
 from pipeline.sight import Blindness
-from pipeline.slots import FrameSlots
+from pipeline.slots import FrameSlots, SlotLayout, fitting_slots
 from pipeline.sources import Source
 
 __all__ = ["CameraFeed", "CameraSpec", "CameraStatus", "FeedState"]
@@ -128,14 +128,19 @@ class CameraFeed:
         ended = self.state in (FeedState.FINISHED, FeedState.FAILED)
         return ended and not self.spec.source.live
 
-    def allot(self) -> None:
-        """Make the slots.
+    def allot(self, fewest: int = 1, promised_bytes: int = 0) -> None:
+        """Make the slots: a live camera's all, of a recording's at least ``fewest``.
+
+        ``promised_bytes`` of shared memory are others' that have not written theirs yet.
 
         Raises:
-            OSError: There is no room for them.
+            SharedMemoryFull: There is no room for them.
 
         """
-        self._slots = FrameSlots.create(self.spec.name, *self._size)
+        layout = SlotLayout("", *self._size)
+        fewest = layout.slots if self.spec.source.live else min(fewest, layout.slots)
+        fit = fitting_slots(layout, fewest, promised_bytes)
+        self._slots = FrameSlots.create(self.spec.name, fit, *self._size[1:])
 
     def start(self, context: BaseContext, target: Callable[..., None], now_s: float) -> None:
         """Start a grabber child and grant it every slot that is not lent."""

@@ -23,14 +23,15 @@ from typing import Any
 from pipeline.camera_feed import CameraFeed, CameraSpec, CameraStatus, FeedState
 from pipeline.camera_news import CameraNews
 from pipeline.channel import Channel, ChannelClosed, Overflow
+from pipeline.config import CaptureConfig
 from pipeline.grab_messages import CaptureAccount, Delivered, Ended, Failed, Opened, Progress
 from pipeline.grabber_start import allow_descriptors, grabber_context, run_grabber
 from pipeline.messages import CameraEvent, FrameRef, SourceEnd
-from pipeline.slots import FrameSlots, SlotLayout
+from pipeline.slots import FrameSlots, SharedMemoryFull, SlotLayout
 from pipeline.sources import SourceKind
 from pipeline.staleness import is_stale, patience_s, waits_for_us
 
-__all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState"]
+__all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState", "live_slots"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,13 @@ _IN_FLIGHT_SLOTS = 4
 # fills, and the fewer frames in a batch, the more a caption costs.
 _RECORDING_SLOTS = 48
 _FEWEST_RECORDING_SLOTS = 16
+_FEWEST_SLOTS = 4  # of a recording where shared memory is short
 _STOP_GRACE_S = 2.0
+
+
+def live_slots(config: CaptureConfig) -> int:
+    """How many pictures of a live camera are in shared memory at most."""
+    return config.queue_frames + _IN_FLIGHT_SLOTS + 2
 
 
 class Capture:
@@ -55,6 +62,9 @@ class Capture:
         clock: Monotonic seconds.
         max_open_files: How many finite sources are grabbed at once; the others wait their turn.
             Unset, one a core, at least 2 and at most 8.
+
+    Raises:
+        SharedMemoryFull: There is no room for the pictures of all cameras.
 
     """
 
@@ -87,8 +97,12 @@ class Capture:
         self.error: Exception | None = None
         waiting = sum(spec.overflow is Overflow.WAIT for spec in specs)
         self._recordings = max(1, min(waiting, self._max_open_files))
-        for spec in specs:
-            self._install(self._new_feed(spec))
+        try:
+            for spec in specs:
+                self._install(self._new_feed(spec))
+        except SharedMemoryFull:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Start the thread, which starts the children."""
@@ -114,7 +128,7 @@ class Capture:
 
         Raises:
             ValueError: The name is taken.
-            OSError: There is no room for its shared memory.
+            SharedMemoryFull: There is no room for its pictures.
 
         """
         if spec.name in self._feeds:
@@ -130,7 +144,7 @@ class Capture:
         """Capture a camera in another way from now on; the others are not touched.
 
         Raises:
-            OSError: There is no room for its shared memory; it goes on as before.
+            SharedMemoryFull: There is no room for its pictures; it goes on as before.
 
         """
         new = self._new_feed(spec)
@@ -368,20 +382,23 @@ class Capture:
         if spec.overflow is Overflow.WAIT:
             slots = max(_FEWEST_RECORDING_SLOTS, _RECORDING_SLOTS // self._recordings)
         else:
-            slots = spec.capture.queue_frames + _IN_FLIGHT_SLOTS + 2
+            slots = live_slots(spec.capture)
         feed = CameraFeed(spec, self._square_pixels, slots)
         if spec.source.live:
-            feed.allot()
+            self._allot(feed)
         return feed
+
+    def _allot(self, feed: CameraFeed) -> None:
+        unwritten = sum(other.slots.unwritten_bytes for other in self._by_segment.values())
+        feed.allot(_FEWEST_SLOTS, unwritten)
 
     def _make_room(self, feed: CameraFeed) -> bool:
         """See that a recording whose turn has come has its slots."""
         if not feed.allotted:
             try:
-                feed.allot()
+                self._allot(feed)
             except OSError as error:
-                display, why = feed.spec.source.display, error.strerror
-                feed.error = f"{display}: no shared memory for its pictures ({why})"
+                feed.error = f"{feed.spec.source.display}: {error}"
                 feed.state = FeedState.FAILED
                 return False
             self._note_segment(feed)

@@ -48,7 +48,7 @@ from pipeline.readers import FrameReader, Grab, open_reader, quiet_libraries
 from pipeline.recording_time import recorded_at
 from pipeline.redaction import redact
 from pipeline.sight import SightJudge
-from pipeline.slots import FrameSlots
+from pipeline.slots import FrameSlots, SharedMemoryFull
 from pipeline.sources import SourceKind
 
 __all__ = ["Grabber", "run"]
@@ -186,12 +186,19 @@ class Grabber:
         layout = self._job.layout
         width, height = preview_size(image.shape[1], image.shape[0], layout.preview_pixels)
         side = layout.square_pixels
+        self._reserve(slot, width, height)
         image = halve_towards(image, max(width, side), max(height, side))
         small = shrink_to(image, side, side)
         cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=self._slots.square(slot))
         preview = shrink_to(image, width, height)
         cv2.cvtColor(preview, cv2.COLOR_BGR2RGB, dst=self._slots.preview(slot, width, height))
         return FrameRef(stamp, slot, width, height, segment=layout.segment)
+
+    def _reserve(self, slot: int, width: int, height: int) -> None:
+        try:
+            self._slots.reserve(slot, width, height)
+        except SharedMemoryFull as error:
+            raise OpenError(f"{self._job.source.display}: {error}") from None
 
     def _change(self, small: NDArray[np.uint8]) -> float | None:
         """How much differs from the frame delivered before, 0..1."""

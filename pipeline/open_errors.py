@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.sources import Source, SourceError, SourceKind, check_source
 
-__all__ = ["OpenError", "explain_file", "explain_network"]
+__all__ = ["OpenError", "explain_device", "explain_file", "explain_network"]
 
 _DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _STATUS = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})")
@@ -48,6 +50,25 @@ def explain_file(source: Source) -> OpenError:
     return OpenError(
         f"{source.display}: no video in it can be decoded; is it damaged, or not a "
         "video? `ffprobe` tells more"
+    )
+
+
+def explain_device(source: Source) -> OpenError:
+    """Say why a camera of this machine would not open, and which ones there are."""
+    path = Path(f"/dev/video{source.location}")
+    if sys.platform != "linux":
+        return OpenError(f"{source.display} cannot be opened; is it plugged in and free?")
+    if not path.exists():
+        there = sorted(str(found) for found in Path("/dev").glob("video[0-9]*"))
+        known = f"this machine has {', '.join(there)}" if there else "this machine has no camera"
+        return OpenError(f"{source.display}: there is no {path}; {known}")
+    if not os.access(path, os.R_OK | os.W_OK):
+        return OpenError(
+            f"{source.display}: {path} may not be read by this user; add it to the group video"
+        )
+    return OpenError(
+        f"{source.display}: {path} gives no picture; does another program use it, or is it no "
+        "camera (one camera often has several devices)?"
     )
 
 

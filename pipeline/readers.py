@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import CaptureConfig
 from pipeline.grab_messages import SourceInfo
-from pipeline.open_errors import OpenError, explain_file, explain_network
+from pipeline.open_errors import OpenError, explain_device, explain_file, explain_network
 from pipeline.sources import Source, SourceKind, images_in
 
 __all__ = [
@@ -99,7 +99,7 @@ class VideoReader:
         self._capture = _open_capture(source, config)
         if not self._capture.isOpened():
             if source.kind is SourceKind.DEVICE:
-                raise OpenError(f"{source.display} cannot be opened; is it plugged in and free?")
+                raise explain_device(source)
             if source.live:
                 raise explain_network(source, config.open_timeout_s)
             raise explain_file(source)

@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:|,,)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?(?=[/?#]|$)")
+_VIDEO_DEVICE = re.compile(r"/dev/video(\d+)")
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.DOTALL)
 
 
@@ -86,8 +87,8 @@ def parse_source(text: str) -> Source:
     text = text.strip()
     if not text:
         raise SourceError("the source is empty; give a file, an rtsp:// URL or a camera index")
-    if text.isdecimal():
-        return Source(SourceKind.DEVICE, f"camera {int(text)}", str(int(text)))
+    if (device := _device(text)) is not None:
+        return Source(SourceKind.DEVICE, f"camera {device}", str(device))
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() in LIVE_SCHEMES and text[scheme.end() :].startswith("//"):
         return _network_source(scheme[1].lower(), text[scheme.end() + 2 :])
@@ -96,6 +97,20 @@ def parse_source(text: str) -> Source:
     path = Path(text).expanduser()
     is_folder = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     return Source(SourceKind.FOLDER if is_folder else SourceKind.FILE, text, str(path.absolute()))
+
+
+def _device(text: str) -> int | None:
+    """Index of a camera of this machine, however it is named.
+
+    ``0``, ``/dev/video0``, or a link such as ``/dev/v4l/by-id/…``, which stays the same when
+    cameras are plugged in another order.
+    """
+    if text.isdecimal():
+        return int(text)
+    if not text.startswith("/dev/"):
+        return None
+    found = _VIDEO_DEVICE.fullmatch(str(Path(text).resolve()))
+    return None if found is None else int(found[1])
 
 
 def split_credentials(rest: str) -> tuple[str | None, str]:

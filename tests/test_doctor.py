@@ -50,9 +50,11 @@ def test_doctor_says_what_a_machine_lacks(tmp_path: Path, monkeypatch: pytest.Mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**9, 9 * 10**8, 10**8))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.slots.shared_room_bytes", lambda: 10**6)
     config = tmp_path / "site.yaml"
     config.write_text("capture: {key_frames_only: true}\nmodel: {name: none}\n")
     code, found = findings("--config", str(config))
     assert code == 1
     assert "0.10 GB free" in str(found["store"]["says"])
     assert "watchword[keyframes]" in str(found["decoder"]["says"])
+    assert "--shm-size" in str(found["memory"]["says"])

@@ -58,6 +58,17 @@ def test_kinds():
     assert not parse_source("clip.mp4").live
 
 
+def test_a_camera_of_this_machine_has_several_names():
+    for text in ("2", "/dev/video2", "/dev/../dev/video2"):
+        source = parse_source(text)
+        assert (source.kind, source.location, source.display) == (
+            SourceKind.DEVICE,
+            "2",
+            "camera 2",
+        )
+    assert parse_source("/dev/null").kind is SourceKind.FILE
+
+
 def test_names_are_made_unique_and_globs_opened(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

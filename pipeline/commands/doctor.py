@@ -23,6 +23,7 @@ from pipeline.alerts.redis_client import connect
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.assembly import CAPTIONER_FACTORY
 from pipeline.captioner import CaptionerError
+from pipeline.capture import live_slots
 from pipeline.commands.common import SHIPPED_RULES, ExitCode, WrongUse
 from pipeline.commands.run import merged
 from pipeline.config import Config, load_config
@@ -30,6 +31,7 @@ from pipeline.outputs.lines import to_json_line
 from pipeline.redaction import redact
 from pipeline.rules import load_rules
 from pipeline.services import start_captioner
+from pipeline.slots import SharedMemoryFull, SlotLayout, fitting_slots, shared_room_bytes
 from pipeline.store import Store, StoreError
 
 __all__ = ["doctor"]
@@ -46,8 +48,15 @@ class _Finding:
     says: str
 
 
+_SQUARE_PIXELS = 384
+"""The largest square that an encoder of ours sees."""
+
+
 class _Ill(Exception):
     """One sentence: what does not work and what to do."""
+
+
+_TOLD = (_Ill, StoreError, EmbeddedRedisError, CaptionerError, SharedMemoryFull)
 
 
 def doctor(
@@ -62,7 +71,8 @@ def doctor(
     loaded = Config() if config is None else load_config(config)
     settings = merged(loaded, {"redis": {"url": redis_url}})
     tries: dict[str, Callable[[Config], str]] = {
-        "decoder": _decoder, "store": _store, "redis": _redis, "model": _model, "player": _player
+        "decoder": _decoder, "memory": _memory, "store": _store,
+        "redis": _redis, "model": _model, "player": _player,
     }  # fmt: skip
     all_good = True
     for what, attempt in tries.items():
@@ -75,7 +85,7 @@ def doctor(
 def _try(what: str, attempt: Callable[[Config], str], settings: Config) -> _Finding:
     try:
         return _Finding(what, True, attempt(settings))
-    except (_Ill, StoreError, EmbeddedRedisError, CaptionerError, RedisError, WrongUse) as error:
+    except (*_TOLD, RedisError, WrongUse) as error:
         return _Finding(what, False, redact(str(error)))
 
 
@@ -130,6 +140,23 @@ def _store(settings: Config) -> str:
     if free_gb < _LEAST_FREE_GB:
         raise _Ill(f"{place} has only {free_gb:.2f} GB free; make room there, or set store.path")
     return f"{place} can be written, {free_gb:.1f} GB free"
+
+
+def _memory(settings: Config) -> str:
+    """Whether the pictures of all configured cameras fit into shared memory."""
+    room_bytes = shared_room_bytes()
+    if room_bytes is None:
+        return "shared memory has no limit of its own here"
+    promised = 0
+    captures = [settings.capture_of(camera) for camera in settings.cameras]
+    for capture in captures or [settings.capture]:
+        slots = live_slots(capture)
+        layout = SlotLayout("", slots, _SQUARE_PIXELS, capture.preview_pixels)
+        fitting_slots(layout, slots, promised)
+        promised += slots * layout.slot_bytes
+    return (
+        f"{room_bytes / 1e6:.0f} MB of shared memory are free, at most {promised / 1e6:.0f} needed"
+    )
 
 
 def _redis(settings: Config) -> str:

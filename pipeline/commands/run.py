@@ -71,6 +71,9 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with recordings where a killed run stopped.")
     ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve /metrics, /healthz, /readyz there; 0: any free port.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Alerts only.")] = False,
 ) -> None:
@@ -94,6 +97,7 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
             "formats": None if format is None else tuple(format.split(",")),
             "resume": resume or None,
         },
+        "metrics": {"port": metrics_port},
         "store": {"path": None if output is None else str(output / "watchword.sqlite3")},
     }
 
