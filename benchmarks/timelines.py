@@ -33,7 +33,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EVENT_S", "LEAD_S", "Footage", "Segment", "Timeline", "plan", "unpack", "write"]
+__all__ = [
+    "EVENT_S",
+    "FPS",
+    "LEAD_S",
+    "Footage",
+    "Segment",
+    "Timeline",
+    "frames",
+    "plan",
+    "unpack",
+    "write",
+]
 
 FPS = 10
 LEAD_S = 6.0
@@ -207,26 +218,27 @@ def write(timeline: Timeline, path: Path, seed: int) -> None:
 
     """
     main = next((s for s in timeline.segments if s.event), timeline.segments[0])
-    first = next(_frames(main, random.Random(seed)))
+    first = next(frames(main, random.Random(seed)))
     size = (first.shape[1], first.shape[0])
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, size)
     if not writer.isOpened():
         raise ValueError(f"{path}: OpenCV cannot write Motion JPEG here")
     order = random.Random(f"{seed} {timeline.name}")
     for segment in timeline.segments:
-        for frame in _frames(segment, order):
+        for frame in frames(segment, order):
             writer.write(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
     writer.release()
 
 
-def _frames(segment: Segment, order: random.Random) -> Iterator[Picture]:
+def frames(segment: Segment, order: random.Random) -> Iterator[Picture]:
+    """Yield a segment's frames (H, W, 3) BGR at `FPS`, in their own size."""
     footage, count = segment.footage, round(segment.seconds * FPS)
     if footage.kind == "picture":
         return _drifting(footage.path, count, order)
     if footage.kind == "clip":
-        frames = list(_read(footage.path))
-        rate = len(frames) / max(_length_s(footage.path), 1e-3)
-        return (frames[_there_and_back(round(i * rate / FPS), len(frames))] for i in range(count))
+        clip = list(_read(footage.path))
+        rate = len(clip) / max(_length_s(footage.path), 1e-3)
+        return (clip[_there_and_back(round(i * rate / FPS), len(clip))] for i in range(count))
     return _at_rate(footage.path, footage.start_s, count)
 
 

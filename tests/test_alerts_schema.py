@@ -94,7 +94,7 @@ def test_events_of_the_shipped_rules_fit_as_the_outbox_holds_them(tmp_path: Path
     engine = RuleEngine(load_rules(_ROOT / "configs" / "rules.yaml"))
     alerts: list[Alert] = []
     for number in range(20):
-        at_s = 15.0 * number
+        at_s = 2.0 * number
         stamp = FrameStamp("door", number, _AT + timedelta(seconds=at_s), 0, at_s)
         text = "a car is on fire" if number % 10 < 3 else "an empty street"
         alerts += engine.process(Caption(stamp, text, -1.0))

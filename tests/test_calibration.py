@@ -38,7 +38,7 @@ def caption(time_s: float, sure: float, text: str = "a fire") -> Caption:
 STREAM = [caption(0, 0.3), caption(500, 0.5), caption(1005, 0.8), caption(3600, 0.9)]
 
 
-@pytest.mark.parametrize("key", ["min_probability", "or_concepts.fire"])
+@pytest.mark.parametrize("key", ["min_probability", "or_concepts.fire", "either_concepts.fire"])
 def test_the_curve_falls_and_the_wanted_rate_is_kept(key: str) -> None:
     words = [replace(c, text="a room", words=()) for c in STREAM] if "concept" in key else STREAM
     points = calibrate(words, LABELS, rules_of(), "fire", Threshold(key))
@@ -50,6 +50,20 @@ def test_the_curve_falls_and_the_wanted_rate_is_kept(key: str) -> None:
     assert best is not None
     assert (best.value, best.recall) == (0.8, 1.0)
     assert chosen(points, 0.0) is None
+
+
+def test_either_holds_said_and_unsaid_to_the_same_evidence() -> None:
+    spec = Threshold("either_concepts.fire").set_in(rules_of().rules[0].spec, 0.7)
+    assert spec.evidence.concepts == spec.evidence.or_concepts == {"fire": 0.7}
+
+
+def test_thresholds_are_tried_where_the_events_are() -> None:
+    quiet = [caption(second, second / 1e5, "a room") for second in range(990)]
+    event = [caption(1000 + n, 0.5 + n / 100, "a room") for n in range(10)]
+    points = calibrate(
+        quiet + event, LABELS, rules_of(), "fire", Threshold("or_concepts.fire"), steps=5
+    )
+    assert sum(point.value >= 0.5 for point in points) == 5
 
 
 def test_what_cannot_be_measured_is_said() -> None:

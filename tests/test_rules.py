@@ -124,6 +124,38 @@ def test_shipped_rules_of_time_and_place(
     assert (rule in alerts) is fires
 
 
+def seen_by_a_model(text: str, time_s: float, **concepts: float) -> Caption:
+    where = Region(0.5, 0.25, 0.25, 0.5)
+    found = {hazard: Concept(sure, where) for hazard, sure in concepts.items()}
+    words = tuple(Word(word, 0.9) for word in text.split())
+    return replace(caption(text, time_s), log_probability=-5.0, words=words, concepts=found)
+
+
+@pytest.mark.parametrize("hazard", ["fire", "smoke", "fight", "crash", "person_down"])
+def test_a_shipped_hazard_rule_goes_by_evidence_in_several_captions(hazard: str) -> None:
+    strong, quiet = {hazard: 0.999}, {hazard: 0.001}
+    unsaid = [seen_by_a_model("two men in a street", second, **strong) for second in range(10)]
+    started = [a for a in replay(unsaid, shipped()) if a.state is AlertState.STARTED]
+    assert [alert.rule for alert in started] == [hazard]
+    (why,) = started[0].keywords
+    assert (why.keyword, why.probability) == (f"concept:{hazard}", 0.999)
+    assert started[0].region == Region(0.5, 0.25, 0.25, 0.5)
+    assert started[0].evidence[f"concept:{hazard}"] == 0.999
+    assert list(replay(unsaid[:1], shipped())) == []
+    text = next(r for r in shipped().rules if r.spec.name == hazard).spec.examples.fires[0]
+    said = [seen_by_a_model(text, second, **quiet) for second in range(10)]
+    assert hazard not in {alert.rule for alert in replay(said, shipped())}
+
+
+@pytest.mark.parametrize("rule", ["fight", "weapon", "explosion", "robbery", "vandalism"])
+def test_words_without_evidence_must_come_again_unless_people_wrote_them(rule: str) -> None:
+    text = next(r for r in shipped().rules if r.spec.name == rule).spec.examples.fires[0]
+    assert rule in {alert.rule for alert in replay([caption(text, 0)], shipped())}
+    spoken = [seen_by_a_model(text, second) for second in range(10)]
+    assert rule not in {alert.rule for alert in replay(spoken[:1], shipped())}
+    assert rule in {alert.rule for alert in replay(spoken, shipped())}
+
+
 EVERYDAY = [
     "a dog runs over grass", "two toddlers wrestle on a couch", "a boy punches a punching bag",
     "a person does a flip trick on a bike", "a girl climbs a rock wall",
@@ -248,6 +280,18 @@ def test_k_of_n_waits_for_confirmation_and_names_the_first_sighting() -> None:
     assert alerts[0].stamp.position_s == 2
     assert alerts[0].count == 2
     assert list(replay([caption("a fight", 0), caption("a fight", 8)], rules)) == []
+
+
+def test_quiet_captions_leave_a_confirmed_rule_nothing_to_remember() -> None:
+    engine = RuleEngine(rules_of(confirm={"matches": 2, "of": 3, "within_s": 5}))
+    for second in range(10):
+        engine.process(caption("calm", second))
+    assert engine.snapshot()["lobby"].get("tracks", {}) == {}
+    engine.process(caption("a fight", 10))
+    for second in range(11, 20):
+        engine.process(caption("calm", second))
+    (track,) = engine.snapshot()["lobby"]["tracks"].values()
+    assert "sightings" not in track
 
 
 def test_duration_sequence_and_rate_limit() -> None:

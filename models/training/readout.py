@@ -22,7 +22,14 @@ from models.grounding import Thresholds
 from models.training.concepts import HAZARD_CONCEPTS, hazard_labels
 from models.training.sources import Sample
 
-__all__ = ["OutOfFold", "choose_thresholds", "fit_readout", "readout_samples"]
+__all__ = [
+    "OutOfFold",
+    "choose_thresholds",
+    "fit_readout",
+    "fit_without_folds",
+    "fold_of",
+    "readout_samples",
+]
 
 _FOLDS = 5
 _PENALTIES = (0.03, 0.1, 0.3)
@@ -53,18 +60,35 @@ def fit_readout(
     makes probabilities of them again.
     """
     table = _Table.of(samples, regions, views)
-    probabilities = torch.zeros(len(table.rows), len(HAZARD_CONCEPTS))
-    for number, hazard in enumerate(HAZARD_CONCEPTS):
-        fit = _fit_hazard(table, hazard)
-        probabilities[:, number] = fit.out_of_fold
-        readout.strongest[number], readout.mean[number] = fit.weights.chunk(2)
-        readout.offset[number] = fit.offset
-        readout.motion[number], readout.motion_offset[number] = fit.motion, fit.motion_offset
+    probabilities = _fill(readout, table)
     keys = [sample.key for sample in table.rows]
     return {
         key: probabilities[[row for row, other in enumerate(keys) if other == key]].mean(0)
         for key in dict.fromkeys(keys)
     }
+
+
+def fold_of(scene: str, folds: int = _FOLDS) -> int:
+    """Fold that a scene falls into: the same in every run, and unlike from its neighbours'."""
+    return zlib.crc32(scene.encode()) % folds
+
+
+def fit_without_folds(
+    feature_size: int, samples: Sequence[Sample], regions: Regions, folds: int, views: int = 1
+) -> list[HazardReadout]:
+    """Fit one read-out for each fold of scenes, on all samples but that fold's.
+
+    What the read-out ``fold_of(scene, folds)`` says of a scene is what the shipped one, which
+    has seen them all, would say of a new one; it errs a little on the side of caution, having
+    seen fewer scenes.
+    """
+    table = _Table.of(samples, regions, views)
+    readouts = []
+    for fold in range(folds):
+        readout = HazardReadout(feature_size, len(HAZARD_CONCEPTS))
+        _fill(readout, table.where([fold_of(s.scene, folds) != fold for s in table.rows]))
+        readouts.append(readout)
+    return readouts
 
 
 def choose_thresholds(
@@ -121,6 +145,12 @@ class _Table:
         strongest, mean, motion, moves = (torch.cat(part) for part in zip(*parts, strict=True))
         return cls(rows, torch.cat((strongest, mean), 1), motion, moves)
 
+    def where(self, wanted: Sequence[bool]) -> _Table:
+        """Keep the rows that are wanted."""
+        at = torch.tensor(wanted)
+        rows = [row for row, keep in zip(self.rows, wanted, strict=True) if keep]
+        return _Table(rows, self.still[at], self.motion[at], self.moves[at])
+
 
 @dataclass
 class _Fit:
@@ -131,11 +161,23 @@ class _Fit:
     out_of_fold: Tensor
 
 
+def _fill(readout: HazardReadout, table: _Table) -> Tensor:
+    """Fit every hazard in place; return the out-of-fold probability of each row, (n, H)."""
+    probabilities = torch.zeros(len(table.rows), len(HAZARD_CONCEPTS))
+    for number, hazard in enumerate(HAZARD_CONCEPTS):
+        fit = _fit_hazard(table, hazard)
+        probabilities[:, number] = fit.out_of_fold
+        readout.strongest[number], readout.mean[number] = fit.weights.chunk(2)
+        readout.offset[number] = fit.offset
+        readout.motion[number], readout.motion_offset[number] = fit.motion, fit.motion_offset
+    return probabilities
+
+
 def _fit_hazard(table: _Table, hazard: str) -> _Fit:
     labels = [hazard_labels(sample)[hazard] for sample in table.rows]
     known = torch.tensor([label is not None for label in labels])
     target = torch.tensor([float(label is True) for label in labels])
-    folds = torch.tensor([zlib.crc32(s.scene.encode()) % _FOLDS for s in table.rows])
+    folds = torch.tensor([fold_of(s.scene) for s in table.rows])
     nothing = torch.zeros(len(target))
     penalty = max(
         _PENALTIES,

@@ -116,9 +116,10 @@ def _highlighted(alert: Alert) -> Text:
 def alert_panel(alert: Alert) -> Panel:
     """Frame a new alert so that nobody overlooks it."""
     title = Text(f" ALERT {printable(alert.rule)} ", style=_style(alert))
-    matched = ", ".join(dict.fromkeys(printable(found.matched) for found in alert.keywords))
     first = Text(f"{alert.stamp.camera}  {shown_time(alert.stamp)}  ", style="bold")
-    second = Text(f"{alert.severity}  matched {matched}  probability {alert.probability:.2f}")
+    second = Text(
+        f"{alert.severity}  matched {_matched(alert)}  probability {alert.probability:.2f}"
+    )
     border = _style(alert).removesuffix(" on red").replace("white", "red")
     return Panel(
         Group(first + _highlighted(alert), second),
@@ -135,9 +136,17 @@ def alert_text(alert: Alert) -> Text:
     head = "alert over" if over else f"ALERT {alert.severity}"
     where = f" {printable(alert.rule)}  {alert.stamp.camera}  {shown_time(alert.stamp)}  "
     seen = "once" if alert.count == 1 else f"{alert.count} times"
-    tail = f"  (seen {seen})" if over else f"  ({alert.probability:.2f})"
+    unspoken = "" if any(found.matched for found in alert.keywords) else f"{_matched(alert)} "
+    sure = f"  ({unspoken}{alert.probability:.2f})"
+    tail = f"  (seen {seen})" if over else sure
     style = "dim" if over else _style(alert)
     return Text(head, style=style) + Text(where) + _highlighted(alert) + Text(tail)
+
+
+def _matched(alert: Alert) -> str:
+    """Words of the caption; what the detector saw without a word is named by its keyword."""
+    seen = (found.matched or found.keyword for found in alert.keywords)
+    return ", ".join(dict.fromkeys(map(printable, seen)))
 
 
 def _style(alert: Alert) -> str:

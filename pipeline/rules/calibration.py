@@ -29,6 +29,7 @@ __all__ = ["Label", "Point", "Threshold", "calibrate", "chosen", "read_labels"]
 
 LATE = timedelta(seconds=5)  # an alert may start so long after its event: windows reach back
 _MAPPINGS = ("concepts", "or_concepts", "probes", "or_probes")
+_EITHER = "either_concepts"
 _NUMBERS = ("beams", "or_beams")
 
 
@@ -69,7 +70,8 @@ class Threshold:
     """Which number of a rule to set.
 
     ``key`` is ``min_probability``, ``beams``, ``or_beams``, or a name with a dot in it such as
-    ``or_concepts.fire`` or ``probes.a person is lying on the floor``.
+    ``or_concepts.fire`` or ``probes.a person is lying on the floor``. ``either_concepts.fire``
+    sets ``concepts`` and ``or_concepts`` alike, so that the evidence decides, said or unsaid.
     """
 
     key: str
@@ -77,8 +79,9 @@ class Threshold:
     def __post_init__(self) -> None:
         kind, _, name = self.key.partition(".")
         plain = self.key == "min_probability" or self.key in _NUMBERS
-        if not plain and not (kind in _MAPPINGS and name):
-            known = ", ".join(["min_probability", *_NUMBERS, *(f"{k}.NAME" for k in _MAPPINGS)])
+        mappings = (*_MAPPINGS, _EITHER)
+        if not plain and not (kind in mappings and name):
+            known = ", ".join(["min_probability", *_NUMBERS, *(f"{k}.NAME" for k in mappings)])
             raise WrongUse(f"no threshold {self.key!r}; there are: {known}")
 
     def set_in(self, spec: RuleSpec, value: float) -> RuleSpec:
@@ -86,13 +89,16 @@ class Threshold:
         if self.key == "min_probability":
             return spec.model_copy(update={"min_probability": value})
         kind, _, name = self.key.partition(".")
-        new: Any = {**getattr(spec.evidence, kind), name: value} if name else value
-        return spec.model_copy(update={"evidence": spec.evidence.model_copy(update={kind: new})})
+        kinds = ("concepts", "or_concepts") if kind == _EITHER else (kind,)
+        new: dict[str, Any] = {
+            kind: {**getattr(spec.evidence, kind), name: value} if name else value for kind in kinds
+        }
+        return spec.model_copy(update={"evidence": spec.evidence.model_copy(update=new)})
 
     def value(self, rule: Rule, caption: Caption) -> float | None:
         """Return what the threshold would be held against on this caption, if there is anything."""
         kind, _, name = self.key.partition(".")
-        if kind in ("concepts", "or_concepts"):
+        if kind in ("concepts", "or_concepts", _EITHER):
             return caption.concepts[name].probability if name in caption.concepts else None
         if kind in ("probes", "or_probes"):
             return caption.scores.get(name)
@@ -105,11 +111,15 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value tried: ``recall`` is the share of labelled events with an alert, 0..1."""
+    """One value tried: ``recall`` is the share of labelled events with an alert, 0..1.
+
+    ``false`` alerts are those that no label explains.
+    """
 
     value: float
     recall: float
     false_per_hour: float
+    false: int = 0
 
 
 def calibrate(
@@ -135,10 +145,14 @@ def calibrate(
     hours = _normal_hours(stored, served)
     if hours == 0:
         raise WrongUse("there is no footage without such a label, so no false alert can be seen")
-    values = [v for c in stored if (v := threshold.value(rule, c)) is not None]
-    if not values:
+    measured = [(v, c) for c in stored if (v := threshold.value(rule, c)) is not None]
+    if not measured:
         raise WrongUse(f"no caption has what {threshold.key!r} is held against")
-    tried = np.unique(np.quantile(values, np.linspace(0, 1, steps), method="nearest"))
+    within = [v for v, caption in measured if any(_covers(label, caption) for label in served)]
+    shares = np.linspace(0, 1, steps)
+    # Events are rare: most quantiles of all captions lie far below any threshold worth trying.
+    groups = [values for values in ([v for v, _ in measured], within) if values]
+    tried = np.unique([np.quantile(values, shares, method="nearest") for values in groups])
     return [
         _point(stored, served, _only(rules, rule, threshold, float(value)), float(value), hours)
         for value in tried
@@ -207,7 +221,11 @@ def _point(
         by_camera[alert.stamp.camera].append(alert)
     found = sum(any(_explains(label, a) for a in by_camera[label.camera]) for label in labels)
     false = sum(not any(_explains(label, alert) for label in labels) for alert in started)
-    return Point(value, found / len(labels), false / hours)
+    return Point(value, found / len(labels), false / hours, false)
+
+
+def _covers(label: Label, caption: Caption) -> bool:
+    return label.camera == caption.stamp.camera and label.covers(caption)
 
 
 def _explains(label: Label, alert: Alert) -> bool:
@@ -222,7 +240,7 @@ def _normal_hours(captions: Sequence[Caption], labels: Sequence[Label]) -> float
     for caption in captions:
         camera = caption.stamp.camera
         before = last.get(camera)
-        labelled = any(label.camera == camera and label.covers(caption) for label in labels)
+        labelled = any(_covers(label, caption) for label in labels)
         if before is not None and not labelled:
             seconds += max(0.0, caption.stamp.time_s - before.stamp.time_s)
         last[camera] = caption

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import dropwhile
 
 from pipeline.messages import Alert, AlertState, Caption, Evidence, FrameStamp
 from pipeline.rules.limits import Limits
@@ -100,12 +101,13 @@ class Lifecycle:
         track, now_s = self._track, stamp.time_s
         if match is not None and track.run_started_s is None:
             track.run_started_s, track.run_started_at = now_s, stamp.captured_at
-        if self._rule.confirm is None:
-            return
+        if self._rule.confirm is None or (match is None and not track.sightings):
+            return  # what comes before a first match counts for nothing and need not be stored
         track.sightings.append(Sighting(now_s, stamp.captured_at, match is not None))
         oldest_s = now_s - self._rule.confirm.within_s
         recent = [seen for seen in track.sightings if seen.time_s >= oldest_s]
-        track.sightings = recent[-min(self._rule.confirm.of, _MAX_SIGHTINGS) :]
+        recent = recent[-min(self._rule.confirm.of, _MAX_SIGHTINGS) :]
+        track.sightings = list(dropwhile(lambda seen: not seen.matched, recent))
 
     def _maybe_start(self, caption: Caption, match: Match) -> list[Alert]:
         if match.probability < self._rule.min_probability:

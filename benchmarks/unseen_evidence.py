@@ -1,0 +1,169 @@
+"""Hazard evidence on training timelines as it would be on scenes the model has never seen.
+
+    python -m benchmarks.unseen_evidence FOLDER [--model NAME] [--hazards ...] [--at-most 16]
+
+The shipped read-out was fitted on the training scenes, and what it says of them is far too good to
+choose thresholds by (on 24 training timelines every fight and fire is told from everything else).
+So it is fitted again without one fold of scenes, once for each of three folds, as the trainer
+fits it, and each window of a timeline is judged by the one that has not seen its scene. What stays
+is that the upper encoder has learned from these scenes; half of its weight is ImageNet's again.
+
+Timelines are those of `benchmarks.alerts --split train`; frames are looked at and windows captioned
+as often as the program does by default. FOLDER then holds `captions-0000.jsonl` and `labels.jsonl`
+as `benchmarks.alerts --keep` writes them, but with captions that say nothing: what counts is the
+evidence. `python -m benchmarks.alert_thresholds FOLDER` chooses by it; `rules calibrate` reads it
+too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.alerts import chosen, labels
+from benchmarks.timelines import FPS, Timeline, frames, plan, unpack
+from models import load_captioner
+from models.captioner import Captioner, pad_windows
+from models.concepts import HazardReadout
+from models.training.concepts import HAZARD_CONCEPTS
+from models.training.readout import fit_without_folds, fold_of, readout_samples
+from models.training.sources import Sample, read_pictures, read_samples
+from models.transforms import to_square
+from pipeline.batcher import WindowSchedule
+from pipeline.config import CaptureConfig
+from pipeline.frame_clock import FrameSampler
+from pipeline.messages import FrameStamp
+
+FOLDS = 3
+HAZARDS = ("fire", "fight", "person_down", "crash", "smoke")
+SAYS_NOTHING = "a scene"
+_BATCH = 16
+_COMPANY = 500
+"""Unlabelled pictures that the read-out is fitted on too; the trainer takes three times as many."""
+_START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A frame that the program would look at: when, in which scene, and its square."""
+
+    time_s: float
+    scene: str
+    square: NDArray[np.uint8]
+
+
+def unseen_readouts(captioner: Captioner, data: Path, seed: int) -> list[HazardReadout]:
+    """One read-out for each fold of scenes, fitted without it."""
+    train = [sample for sample in read_samples(data) if sample.split == "train"]
+    samples = readout_samples(train, _COMPANY, seed)
+    window = captioner.decoder.config.window_frames
+    maps: dict[str, Tensor] = {}
+    for key, pictures in read_pictures(data, window, {sample.key for sample in samples}):
+        squares = np.stack([to_square(picture, captioner.input_size) for picture in pictures])
+        maps[key] = captioner.encode(squares).half()
+
+    def regions(sample: Sample, view: int) -> Tensor:
+        del view  # the picture as it is
+        return maps[sample.key].float()
+
+    feature_size = captioner.decoder.config.feature_size
+    sys.stderr.write(f"fitting {FOLDS} read-outs on {len(samples)} samples\n")
+    return fit_without_folds(feature_size, samples, regions, FOLDS)
+
+
+def looked_at(timeline: Timeline, side: int, seed: int) -> Iterator[Seen]:
+    """Frames of a timeline that are looked at, at the default rate."""
+    sampler = FrameSampler(CaptureConfig().analysis_fps)
+    order = random.Random(f"{seed} {timeline.name}")
+    number = 0
+    for segment in timeline.segments:
+        for frame in frames(segment, order):
+            if sampler.wants(number / FPS):
+                square = to_square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), side)
+                yield Seen(number / FPS, segment.footage.scene, square)
+            number += 1
+
+
+def evidence(
+    timeline: Timeline, captioner: Captioner, readouts: Sequence[HazardReadout], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Caption lines of a timeline, with the probability of each hazard in each window."""
+    seen = list(looked_at(timeline, captioner.input_size, seed))
+    chunks = [seen[first : first + _BATCH] for first in range(0, len(seen), _BATCH)]
+    encoded = [captioner.encode(np.stack([frame.square for frame in chunk])) for chunk in chunks]
+    features = torch.cat(encoded)
+    schedule = WindowSchedule(CaptureConfig().captions_per_second)
+    longest = captioner.decoder.config.window_frames
+    for number, frame in enumerate(seen):
+        at = _START + timedelta(seconds=frame.time_s)
+        if not schedule.due(FrameStamp(timeline.name, number, at, 0, frame.time_s)):
+            continue
+        window = features[max(0, number + 1 - longest) : number + 1]
+        readout = readouts[fold_of(frame.scene, len(readouts))]
+        with torch.inference_mode():
+            probabilities = readout(*pad_windows([(window, ())], longest))[0].tolist()
+        concepts = dict(zip(HAZARD_CONCEPTS, probabilities, strict=True))
+        yield _line(timeline.name, number, at, frame.time_s, concepts)
+
+
+def _line(
+    camera: str, number: int, at: datetime, time_s: float, concepts: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "type": "caption",
+        "camera": camera,
+        "sequence": number,
+        "time": at.isoformat(),
+        "media_time_s": time_s,
+        "text": SAYS_NOTHING,
+        "probability": 0.5,
+        "concepts": {hazard: round(float(p), 6) for hazard, p in concepts.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where captions and labels are written")
+    parser.add_argument("--model", default="default", help="a checkpoint")
+    parser.add_argument("--hazards", default=",".join(HAZARDS))
+    parser.add_argument("--at-most", type=int, default=16, help="timelines of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    data = Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
+    captioner = load_captioner(options.model)
+    readouts = unseen_readouts(captioner, data, options.seed)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as unpacked:
+        unpack(data, Path(unpacked))
+        hazards = options.hazards.split(",")
+        every = plan(data, Path(unpacked), "train", hazards, options.seed)
+        timelines = chosen(every, options.at_most, options.seed)
+        lines = [json.dumps(label) + "\n" for label in labels(timelines)]
+        (options.folder / "labels.jsonl").write_text("".join(lines), "utf-8")
+        with (options.folder / "captions-0000.jsonl").open("w", encoding="utf-8") as file:
+            for done, timeline in enumerate(timelines, 1):
+                for line in evidence(timeline, captioner, readouts, options.seed):
+                    file.write(json.dumps(line) + "\n")
+                if done % 20 == 0 or done == len(timelines):
+                    sys.stderr.write(f"{done} of {len(timelines)} timelines\n")
+
+
+if __name__ == "__main__":
+    main()
