@@ -38,7 +38,7 @@ from torch import Tensor
 from benchmarks.alerts import chosen, labels
 from benchmarks.timelines import FPS, Timeline, frames, plan, unpack
 from models import load_captioner
-from models.captioner import Captioner, pad_windows
+from models.captioner import Captioner
 from models.concepts import HazardReadout
 from models.training.concepts import HAZARD_CONCEPTS
 from models.training.readout import fit_without_folds, fold_of, readout_samples
@@ -106,7 +106,7 @@ def evidence(
     seen = list(looked_at(timeline, captioner.input_size, seed))
     chunks = [seen[first : first + _BATCH] for first in range(0, len(seen), _BATCH)]
     encoded = [captioner.encode(np.stack([frame.square for frame in chunk])) for chunk in chunks]
-    features = torch.cat(encoded)
+    features = torch.cat(encoded).float()
     schedule = WindowSchedule(CaptureConfig().captions_per_second)
     longest = captioner.decoder.config.window_frames
     for number, frame in enumerate(seen):
@@ -116,7 +116,8 @@ def evidence(
         window = features[max(0, number + 1 - longest) : number + 1]
         readout = readouts[fold_of(frame.scene, len(readouts))]
         with torch.inference_mode():
-            probabilities = readout(*pad_windows([(window, ())], longest))[0].tolist()
+            mask = torch.ones(1, len(window), dtype=torch.bool)
+            probabilities = readout(window[None], mask)[0].tolist()
         concepts = dict(zip(HAZARD_CONCEPTS, probabilities, strict=True))
         yield _line(timeline.name, number, at, frame.time_s, concepts)
 
