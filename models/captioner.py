@@ -142,7 +142,7 @@ class Captioner(nn.Module):
 
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Encode (N, S, S, 3) uint8 RGB squares into (N, R, D) features on the device."""
+        """Encode (N, S, S, 3) uint8 RGB squares into (N, R, D + E) features on the device."""
         expected = (self.input_size, self.input_size, 3)
         if frames.dtype != np.uint8 or frames.shape[1:] != expected:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from models.captioner import Captioner
 from models.decoders import Decoder, DecoderConfig
@@ -22,6 +24,8 @@ __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
 
 _TENSORS, _CONFIG, _VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
 _CONCEPTS = "concepts.txt"
+_IN_8_BITS = ("encoder.evidence.", "decoder.words.")
+_SCALE = ".scale_of_8_bits"
 
 
 class CheckpointError(Exception):
@@ -29,16 +33,23 @@ class CheckpointError(Exception):
 
 
 def save_checkpoint(folder: Path, captioner: Captioner) -> None:
-    """Write tensors in half precision, config with the tensors' SHA-256, and vocabulary."""
+    """Write tensors in half precision, config with the tensors' SHA-256, and vocabulary.
+
+    What only a linear read-out or a look-up hangs on is kept in eight bits (:data:`_IN_8_BITS`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in captioner.state_dict().items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in captioner.state_dict().items():
+        if name.startswith(_IN_8_BITS) and value.dim() > 1:
+            tensors[name], tensors[name + _SCALE] = _quantised(value.cpu())
+        else:
+            kept = value.half() if value.is_floating_point() else value
+            tensors[name] = kept.contiguous().cpu()
     save_file(tensors, folder / _TENSORS)
     config = {
-        "format": 1,
+        "format": 2,
         "encoder": captioner.encoder.name,
+        "evidence_after": branch.lower_stages if (branch := captioner.encoder.evidence) else None,
         "input_size": captioner.input_size,
         "decoder": asdict(captioner.decoder.config),
         "thresholds": {h: asdict(t) for h, t in captioner.grounding.thresholds.items()},
@@ -61,6 +72,8 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
     try:
         decoder_config = DecoderConfig(**config["decoder"])
         encoder = build_encoder(config["encoder"])
+        if (stages := config.get("evidence_after")) is not None:
+            encoder.attach_evidence(int(stages))
         vocabulary = Vocabulary(_lines(folder / _VOCABULARY))
         concepts = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
         input_size = int(config["input_size"])
@@ -88,8 +101,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no checkpoint there ({_CONFIG} is missing)") from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder / _CONFIG}: cannot be read: {error}") from None
-    if not isinstance(config, dict) or config.get("format") != 1:
-        raise CheckpointError(f"{folder / _CONFIG}: not a checkpoint of format 1")
+    if not isinstance(config, dict) or config.get("format") not in (1, 2):
+        raise CheckpointError(f"{folder / _CONFIG}: not a checkpoint of format 1 or 2")
     return config
 
 
@@ -99,11 +112,25 @@ def _fill(captioner: Captioner, file: Path, sha256: str) -> None:
     if _sha256(file) != sha256:
         raise CheckpointError(f"{file}: damaged (its SHA-256 is not the config's); fetch it again")
     try:
-        tensors = load_file(file)
-        captioner.load_state_dict({name: value.float() for name, value in tensors.items()})
+        captioner.load_state_dict(_whole(load_file(file)))
     except (SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{file}: does not fit its config: {first}") from None
+
+
+def _quantised(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Eight-bit integers, and the scale of each output channel: symmetric, to the nearest."""
+    rows = tuple(range(1, value.dim()))
+    scale = (value.abs().amax(rows, keepdim=True) / 127).clamp_min(1e-12)
+    return (value / scale).round().to(torch.int8).contiguous(), scale.contiguous()
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.float() * tensors[name + _SCALE] if name + _SCALE in tensors else value.float()
+        for name, value in tensors.items()
+        if not name.endswith(_SCALE)
+    }
 
 
 def _sha256(file: Path) -> str:

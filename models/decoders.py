@@ -25,6 +25,7 @@ class DecoderConfig:
     the concept head out, ``latent_size`` 0 the latent, and ``hazard_count`` is how many concepts,
     the first ones, are told by a :class:`~models.concepts.HazardReadout` instead; the decoder
     goes by them where it was trained to (``hazards_condition``), else by the concept head's own.
+    ``evidence_size`` channels stand behind the features for the read-out alone.
     """
 
     vocabulary_size: int
@@ -43,6 +44,7 @@ class DecoderConfig:
     latent_size: int = 0
     hazard_count: int = 0
     hazards_condition: bool = True
+    evidence_size: int = 0
 
 
 class DecoderState(NamedTuple):
@@ -117,7 +119,9 @@ class Decoder(nn.Module):
             self.latent = CaptionLatent(config.value_size, config.word_size, config.latent_size)
         self.readout: HazardReadout | None = None
         if config.hazard_count:
-            self.readout = HazardReadout(config.feature_size, config.hazard_count)
+            self.readout = HazardReadout(
+                config.evidence_size or config.feature_size, config.hazard_count
+            )
 
     def attach(self, readout: HazardReadout, conditions: bool) -> None:
         """Let a fitted read-out tell the first concepts, and the decoder go by it or not."""
@@ -126,7 +130,7 @@ class Decoder(nn.Module):
         self.config = replace(self.config, hazard_count=count, hazards_condition=conditions)
 
     def memory(self, features: Tensor, frame_mask: Tensor, hazards: Tensor | None = None) -> Memory:
-        """Prepare (N, T, R, D) features for decoding; a latent stands at its prior's mean.
+        """Prepare (N, T, R, D + E) features for decoding; a latent stands at its prior's mean.
 
         Args:
             features: Oldest frame first; frames that do not exist come *first* (left padding),
@@ -144,15 +148,16 @@ class Decoder(nn.Module):
         What is the same in every window that holds a frame; :meth:`remember` makes the memory of
         windows from it.
         """
-        values = self.value_norm(torch.relu(self.value(features)))
+        values = self.value_norm(torch.relu(self.value(self.seen(features))))
         keys = values[..., :0] if self.key is None else self.key(values)
         none = features[..., :0]
         concepts = ConceptLook(none, none, none[..., 0, :])
         if self.concepts is not None:
-            concepts = self.concepts.look(features)
+            concepts = self.concepts.look(self.seen(features))
         most = mean = none[..., 0, :]
         if self.readout is not None:
-            most, mean = features.amax(-2), features.mean(-2)
+            evidence = self.evidence(features)
+            most, mean = evidence.amax(-2), evidence.mean(-2)
         return FrameLook(values, keys, *concepts, most, mean)
 
     def remember(
@@ -172,6 +177,27 @@ class Decoder(nn.Module):
             condition = condition + self.latent.word(self.latent.prior(pooled).mean)
         return Memory(values, keys, mask, pooled, concepts, condition)
 
+    def seen(self, features: Tensor) -> Tensor:
+        """Features (..., D) that captions and concepts are made of, without the evidence."""
+        return features[..., : self.config.feature_size]
+
+    def evidence(self, features: Tensor) -> Tensor:
+        """Features (..., E) that the read-out reads: those behind the others, or the others."""
+        config = self.config
+        return features[..., config.feature_size :] if config.evidence_size else features
+
+    def hazards(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        """Probability of each hazard, (N, H), by the read-out.
+
+        Raises:
+            ValueError: The model has no read-out.
+
+        """
+        if self.readout is None:
+            raise ValueError("the model has no hazard read-out")
+        probabilities: Tensor = self.readout(self.evidence(features), frame_mask)
+        return probabilities
+
     def _condition(
         self, look: FrameLook, features: Tensor, frame_mask: Tensor, hazards: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -186,7 +212,7 @@ class Decoder(nn.Module):
             return none, features.new_zeros((len(features), self.config.word_size))
         concepts = head = self.concepts.judge(look.concepts, frame_mask)
         if hazards is None and self.readout is not None:
-            hazards = self.readout.judge(features, look.most, look.mean, frame_mask)
+            hazards = self.readout.judge(self.evidence(features), look.most, look.mean, frame_mask)
         if hazards is not None:
             concepts = torch.cat((hazards.to(head.dtype), head[:, hazards.shape[1] :]), 1)
         read = concepts if self.config.hazards_condition else head

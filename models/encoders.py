@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from models.evidence_branch import EvidenceBranch
 from models.regions import RegionTrunk
 
 __all__ = ["Encoder", "EncoderError", "build_encoder", "encoder_names", "load_imagenet_weights"]
@@ -51,7 +52,8 @@ class Encoder(nn.Module):
 
     Attributes:
         name: The registry name.
-        feature_size: D, the length of one region's vector.
+        feature_size: D, the length of one region's vector, without evidence.
+        evidence: What puts E more channels of hazard evidence behind each region's, or nothing.
 
     """
 
@@ -65,9 +67,24 @@ class Encoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.feature_size = self._probe_feature_size()
+        self.evidence: EvidenceBranch | None = None
+
+    def attach_evidence(self, stages: int) -> None:
+        """Keep the upper stages as they are now beside the trunk's; see :class:`EvidenceBranch`."""
+        with torch.inference_mode():
+            channels = self.lower(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), stages).shape[1]
+        self.evidence = EvidenceBranch(self.stages()[stages:], stages, channels)
+
+    @property
+    def evidence_size(self) -> int:
+        """E, how many channels of evidence stand behind the features."""
+        return 0 if self.evidence is None else self.evidence.size
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode (N, 3, S, S) uint8 RGB into (N, R, D) features, regions row by row."""
+        """Encode (N, 3, S, S) uint8 RGB into (N, R, D + E) features, regions row by row."""
+        if self.evidence is not None:
+            stages = self.evidence.lower_stages
+            return self.upper(self.lower(pixels, stages), stages)
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.std, Tensor)
         normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
@@ -107,15 +124,29 @@ class Encoder(nn.Module):
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.std, Tensor)
         maps = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        maps = maps.contiguous(memory_format=torch.channels_last)
         for stage in self.stages()[:stages]:
             maps = stage(maps)
         return maps
 
     def upper(self, maps: Tensor, stages: int) -> Tensor:
-        """Run maps of :meth:`lower` through the other stages: (N, R, D) features."""
+        """Run maps of :meth:`lower` through the other stages: (N, R, D + E) features.
+
+        Raises:
+            EncoderError: There is evidence, and it reads maps of another depth.
+
+        """
+        grid = maps
         for stage in self.stages()[stages:]:
-            maps = stage(maps)
-        return maps.flatten(2).transpose(1, 2)
+            grid = stage(grid)
+        if self.evidence is not None:
+            if stages != self.evidence.lower_stages:
+                raise EncoderError(
+                    f"the evidence of {self.name} reads maps after {self.evidence.lower_stages} "
+                    f"stages, not after {stages}"
+                )
+            grid = torch.cat((grid, self.evidence(maps)), 1)
+        return grid.flatten(2).transpose(1, 2)
 
     def _probe_feature_size(self) -> int:
         self.trunk.eval()

@@ -51,7 +51,17 @@ def rerun(
 def build_captioner() -> Captioner:
     torch.manual_seed(3)
     encoder = build_encoder("test_efficientnet")
-    config = DecoderConfig(len(WORDS), encoder.feature_size, 16, 24, 20, 12, window_frames=4)
+    encoder.attach_evidence(3)
+    config = DecoderConfig(
+        len(WORDS),
+        encoder.feature_size,
+        16,
+        24,
+        20,
+        12,
+        window_frames=4,
+        evidence_size=encoder.evidence_size,
+    )
     decoder = Decoder(config)
     for parameter in decoder.parameters():
         parameter.data.mul_(2.0)

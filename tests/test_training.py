@@ -18,7 +18,7 @@ pytest.importorskip("tqdm", reason="needs the train extra")
 pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
 from models import Decoding
-from models.captioner import Captioner
+from models.captioner import Captioner, Hypothesis, Word
 from models.checkpoint import load_checkpoint
 from models.concepts import ConceptHead, HazardReadout, concept_lemma, pooled_features
 from models.decoders import Decoder, DecoderConfig
@@ -28,14 +28,18 @@ from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
 from models.training import loop
 from models.training.concepts import ConceptLabels, concept_loss, concept_words
+from models.training.config import TrainingConfig
 from models.training.corruptions import CORRUPTIONS, augmented, corrupt
-from models.training.data import batches, caption_tensor
+from models.training.data import Batches, caption_tensor
 from models.training.features import FeatureCache
-from models.training.loop import Phase, Trainer, TrainingConfig
-from models.training.losses import CiderReward, cross_entropy, self_critical_loss
+from models.training.loop import Phase, Trainer
+from models.training.losses import CiderReward, cross_entropy, own_words, self_critical_loss
+from models.training.parallel import Processes
+from models.training.pseudo import label
 from models.training.readout import fit_readout, readout_samples
 from models.training.sources import DataError, Sample, read_pictures, read_samples
 from models.training.tuning import TUNINGS, plain_state
+from models.training.validation import Validation, ValidationScores
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
 CAPTIONS = {
@@ -57,6 +61,8 @@ CONFIG = TrainingConfig(
     learning_rate=5e-3,
     label_smoothing=0.1,
     repeats={"road": 2},
+    scheduled_sampling=0.2,
+    self_critical_words=0.2,
     self_critical_epochs=1,
     self_critical_learning_rate=1e-4,
     frozen_stages=STAGES,
@@ -131,6 +137,73 @@ def test_a_resumed_run_equals_an_unbroken_one(
         assert torch.equal(value, weights(resumed)[name]), name
 
 
+def test_the_read_out_learns_from_the_evidence_branch_which_never_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(CONFIG, epochs=1, self_critical_epochs=0, evidence_branch=True)
+    one = trainer(tmp_path / "run", monkeypatch, config)
+    assert one.model.evidence is not None
+    before = {name: value.clone() for name, value in one.model.evidence.state_dict().items()}
+    one.run()
+    for name, value in one.model.evidence.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    served = load_checkpoint(tmp_path / "run" / "checkpoint", "branched", torch.device("cpu"))
+    size = served.encoder.evidence_size
+    assert size > served.encoder.feature_size
+    readout = served.decoder.readout
+    assert readout is not None
+    assert readout.mean.shape[1] == size
+
+
+def test_the_best_self_critical_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scores = iter((9.0, 9.0, 9.0, 0.1, 0.2, 0.3, 0.1))  # those of earlier phases do not count
+    monkeypatch.setattr(
+        loop.Validation, "__call__", lambda self, model: ValidationScores(1.0, next(scores))
+    )
+    one = trainer(tmp_path / "run", monkeypatch, replace(CONFIG, self_critical_epochs=3))
+    kept = []
+    export = Trainer.export
+
+    def noted(self: Trainer, folder: Path) -> None:
+        if folder.name == "best":
+            kept.append(self.epoch)
+        export(self, folder)
+
+    monkeypatch.setattr(Trainer, "export", noted)
+    one.run()
+    assert kept == [1, 2, 3, 4, 5, 6]
+    load_checkpoint(tmp_path / "run" / "best")
+
+
+def test_validation_praises_the_captions_that_were_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    one = trainer(tmp_path / "run", monkeypatch, replace(CONFIG, epochs=40, readout=False))
+    validation = Validation(one.train[:2], one.cache, one.vocabulary, one.reward)
+    before = validation(one.model)
+    for _ in range(40):
+        one._epoch(Phase.JOINT)
+        one.epoch += 1
+    after = validation(one.model)
+    assert after.loss < before.loss
+    assert after.cider > before.cider
+    assert after.cider > 1
+
+
+def test_own_words_replace_a_share_of_the_words_and_nothing_else():
+    torch.manual_seed(3)
+    tokens = torch.tensor([[[BEGIN, 7, 8, 9, END, PAD]]]).repeat(50, 4, 1)
+    logits = torch.full((50, 4, 5, 12), -50.0)
+    logits[..., 11] = 50.0  # the model would always say 11
+    read = own_words(logits, tokens, 0.3)
+    assert torch.equal(read[:, :, 0], tokens[:, :, 0])
+    assert torch.equal(read[:, :, 4:], tokens[:, :, 4:])
+    changed = read[:, :, 1:4] != tokens[:, :, 1:4]
+    assert set(read[:, :, 1:4][changed].tolist()) == {11}
+    assert 0.2 < float(changed.float().mean()) < 0.4
+    assert torch.equal(own_words(logits, tokens, 0.0), tokens)
+
+
 def test_the_seed_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -180,7 +253,7 @@ def test_an_epoch_shows_every_sample_once_in_batches_of_one_length():
     samples = [s for s in made_samples() if s.split == "train"] * 3
     vocabulary = Vocabulary.build([c for s in samples for c in s.captions], 1)
     seen = []
-    for batch in batches(samples, made_cache(), vocabulary, 4, random.Random(1)):
+    for batch in Batches(samples, made_cache(), vocabulary, 4, random.Random(1)):
         assert len(batch.maps) == len(batch.samples) == len(batch.tokens)
         assert batch.maps.shape[1] == batch.mask.shape[1]
         assert {FRAMES.get(s.key, 1) for s in batch.samples} == {batch.maps.shape[1]}
@@ -618,3 +691,64 @@ def test_a_decoder_learns_over_the_cached_regions_of_a_detector(
     served = load_checkpoint(tmp_path / "checkpoint", "regions", torch.device("cpu"))
     assert served.encoder.boxes_in_features
     assert served.caption([np.zeros((60, 80, 3), np.uint8)])[0].text
+
+
+def test_processes_that_train_together_share_the_batches_equally():
+    samples = made_samples()[:4]
+    vocabulary = Vocabulary.build([c for s in samples for c in s.captions], 1)
+
+    def keys(share: tuple[int, int]) -> list[str]:
+        drawn = Batches(samples, made_cache(), vocabulary, 1, random.Random(3), share)
+        assert len(drawn) == 2
+        return [sample.key for batch in drawn for sample in batch.samples]
+
+    assert sorted(keys((0, 2)) + keys((1, 2))) == sorted(sample.key for sample in samples)
+
+
+def test_gradients_of_two_processes_are_averaged(tmp_path: Path):
+    file = f"file://{tmp_path / 'meeting'}"
+    torch.multiprocessing.spawn(_meet, (file, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt").tolist() == [1.5, 1.0, 0.0, 7.0]
+
+
+def _meet(rank: int, file: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
+    both, one, frozen = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
+    frozen.requires_grad_(requires_grad=False)
+    both.grad = torch.tensor([1.0 + rank])
+    if rank == 1:
+        one.grad = torch.tensor([2.0])  # the other's batch did not use it
+    processes = Processes(rank, 2)
+    processes.average_gradients([both, one, frozen])
+    followed = torch.tensor([7.0 + rank])
+    processes.follow_leader([followed])
+    kept = [both.grad, one.grad, torch.zeros(1), followed]
+    torch.save(torch.cat([part for part in kept if part is not None]), f"{folder}/{rank}.pt")
+    processes.leave()
+
+
+class Teacher:
+    """Says what it is told to say, by the brightness of the picture."""
+
+    identity = "teacher-1"
+
+    def caption(self, clips: list[np.ndarray], beam_size: int) -> list[Hypothesis]:
+        sure = clips[0].mean() > 128
+        word = Word("dog", 0.9, np.zeros((1, 1, 1), np.float32))
+        return [Hypothesis("dog runs", -0.3 if sure else -6.0, (word, word))]
+
+
+def test_pseudo_labels_are_the_captions_a_teacher_is_sure_of(tmp_path: Path):
+    folder = tmp_path / "own"
+    (folder / "images").mkdir(parents=True)
+    for name, value in (("bright.png", 250), ("dark.png", 5)):
+        cv2.imwrite(str(folder / "images" / name), np.full((32, 32, 3), value, np.uint8))
+    assert label(folder, Teacher(), 0.5) == 1
+    (sample,) = read_samples(tmp_path)
+    assert (sample.key, sample.captions) == ("own/images/bright.png", ("dog runs",))
+    line = json.loads((folder / "captions.jsonl").read_text())
+    assert line["pseudo"] == "teacher-1"
+    assert line["probability"] == pytest.approx(np.exp(-0.1), abs=1e-4)
+    with pytest.raises(DataError, match="there already"):
+        label(folder, Teacher(), 0.5)

@@ -146,7 +146,7 @@ def step_graph(decoder: Decoder) -> Graph:
     config = decoder.config
     clips, beams = 2, 3
     with torch.inference_mode():
-        features = torch.zeros((clips, 2, 4, config.feature_size))
+        features = torch.zeros((clips, 2, 4, config.feature_size + config.evidence_size))
         memory = decoder.memory(features, torch.ones((clips, 2), dtype=torch.bool))
         once = decoder.initial_state(memory)
         state = DecoderState(*(part.repeat_interleave(beams, 0) for part in once))

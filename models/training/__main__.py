@@ -9,13 +9,16 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
-from models.training import export
+from models.training import export, pseudo
+from models.training.config import TrainingConfig
 from models.training.features import FeatureCache, build_cache, open_cache
-from models.training.loop import Trainer, TrainingConfig
+from models.training.loop import Trainer
+from models.training.parallel import Processes, join_processes
 from models.training.sources import read_samples
 
 
@@ -28,22 +31,41 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
     parser.add_argument("--cache", type=Path, default=Path(".cache/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/default"))
+    parser.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
     arguments = parser.parse_args()
     config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
-    cache = _cache(config, arguments.data, arguments.cache / config.cache.name)
+    processes = join_processes()
+    if arguments.wandb and processes.leads:
+        _log_to_wandb(arguments.wandb, config, arguments.output)
+    cache = _cache(config, arguments.data, arguments.cache / config.cache.name, processes)
     samples = read_samples(arguments.data)
-    Trainer(config, samples, cache, arguments.output).run()
+    Trainer(config, samples, cache, arguments.output, processes).run()
+    processes.leave()
 
 
-def _cache(config: TrainingConfig, data: Path, folder: Path) -> FeatureCache:
+def _log_to_wandb(project: str, config: TrainingConfig, folder: Path) -> None:
+    """Send what TensorBoard gets to Weights & Biases too; WANDB_MODE=offline keeps it here."""
     try:
-        return open_cache(folder)
-    except FileNotFoundError:
-        return build_cache(data, folder, config.cache)
+        import wandb  # noqa: PLC0415  (only when asked for)
+    except ImportError:
+        sys.exit("--wandb needs the package: pip install 'watchword[wandb]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    wandb.init(project=project, config=asdict(config), dir=folder, sync_tensorboard=True)
+
+
+def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processes) -> FeatureCache:
+    """Open the cache; where there is none the leader builds it and the others wait."""
+    with processes.leader_first():
+        try:
+            return open_cache(folder)
+        except FileNotFoundError:
+            return build_cache(data, folder, config.cache)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["export"]:
         export.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["pseudo"]:
+        pseudo.main(sys.argv[2:])
     else:
         main()

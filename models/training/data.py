@@ -15,7 +15,7 @@ from models.training.features import FeatureCache
 from models.training.sources import Sample
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
-__all__ = ["TrainingBatch", "batches", "caption_tensor", "maps_of"]
+__all__ = ["Batches", "TrainingBatch", "caption_tensor", "maps_of"]
 
 
 @dataclass(frozen=True)
@@ -28,30 +28,53 @@ class TrainingBatch:
     samples: tuple[Sample, ...]
 
 
-def batches(
-    samples: Sequence[Sample],
-    cache: FeatureCache,
-    vocabulary: Vocabulary,
-    batch_clips: int,
-    order: random.Random,
-) -> Iterator[TrainingBatch]:
-    """Every sample once, grouped so that no batch needs padding, in random order and view."""
+class Batches:
+    """Every sample once, grouped so that no batch needs padding, in random order and view.
+
+    Several processes that train together each take every ``count``-th batch, and equally many.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        cache: FeatureCache,
+        vocabulary: Vocabulary,
+        batch_clips: int,
+        order: random.Random,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._cache, self._vocabulary, self._order = cache, vocabulary, order
+        rank, count = share
+        chunks = _chunks(samples, cache, batch_clips, order)
+        self._chunks = chunks[rank : len(chunks) // count * count : count]
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Load one batch after the other."""
+        for chunk in self._chunks:
+            views = [self._order.randrange(self._cache.views) for _ in chunk]
+            maps = maps_of(chunk, self._cache, views)
+            tokens = caption_tensor([sample.captions for sample in chunk], self._vocabulary)
+            mask = torch.ones(maps.shape[:2], dtype=torch.bool)
+            yield TrainingBatch(maps, mask, tokens, tuple(chunk))
+
+
+def _chunks(
+    samples: Sequence[Sample], cache: FeatureCache, batch_clips: int, order: random.Random
+) -> list[list[Sample]]:
     groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[cache.index[sample.key][1], len(sample.captions)].append(sample)
     chunks: list[list[Sample]] = []
-    for group in groups.values():
+    for (frames, _), group in groups.items():
         order.shuffle(group)
-        frames = cache.index[group[0].key][1]
         size = max(1, batch_clips // frames)
         chunks += [group[i : i + size] for i in range(0, len(group), size)]
     order.shuffle(chunks)
-    for chunk in chunks:
-        views = [order.randrange(cache.views) for _ in chunk]
-        maps = maps_of(chunk, cache, views)
-        tokens = caption_tensor([sample.captions for sample in chunk], vocabulary)
-        mask = torch.ones(maps.shape[:2], dtype=torch.bool)
-        yield TrainingBatch(maps, mask, tokens, tuple(chunk))
+    return chunks
 
 
 def maps_of(samples: Sequence[Sample], cache: FeatureCache, views: Sequence[int]) -> Tensor:

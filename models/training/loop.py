@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -30,76 +30,22 @@ from models.training.concepts import (
     concept_loss,
     concept_words,
 )
-from models.training.data import TrainingBatch, batches, caption_tensor, maps_of
-from models.training.features import CacheSettings, FeatureCache
-from models.training.losses import CiderReward, cross_entropy, self_critical_loss
+from models.training.config import TrainingConfig
+from models.training.data import Batches, TrainingBatch, maps_of
+from models.training.features import FeatureCache
+from models.training.losses import CiderReward, cross_entropy, own_words, self_critical_loss
+from models.training.parallel import ALONE, Processes
 from models.training.readout import OutOfFold, choose_thresholds, fit_readout, readout_samples
 from models.training.sources import Sample
 from models.training.tuning import plain_state, tune
+from models.training.validation import Validation
 from models.training.variational import kl_weight, variational_loss
 from models.vocabulary import END, Vocabulary
 from models.wording import neutral
 
-__all__ = ["CaptionerTraining", "Trainer", "TrainingConfig"]
+__all__ = ["CaptionerTraining", "Trainer"]
 
 log = logging.getLogger(__name__)
-_VALIDATION_PICTURES = 400
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """What ``configs/train/*.yaml`` holds."""
-
-    encoder: str
-    input_size: int
-    frames_per_clip: int
-    min_word_count: int
-    seed: int
-    batch_clips: int
-    epochs: int
-    learning_rate: float
-    label_smoothing: float
-    self_critical_epochs: int
-    self_critical_learning_rate: float
-    frozen_stages: int = 6
-    views: int = 4
-    encoder_learning_rate: float = 1e-4
-    attention: str = "dot"
-    cell: str = "lstm"
-    gate: bool = True
-    latent_size: int = 0
-    kl_annealing_epochs: float = 4.0
-    kl_weight: float = 1.0
-    encoder_tuning: str = "full"
-    lora_rank: int = 8
-    concept_min_count: int = 30
-    concept_loss_weight: float = 0.1
-    hazard_weight: float = 5.0
-    average_decay: float = 0.998
-    tuning_epochs: int = 0
-    """Cross-entropy epochs of the decoder alone, after the hazard read-out has been fitted."""
-    tuning_learning_rate: float = 3e-4
-    readout: bool = False
-    encoder_blend: float = 1.0
-    """Share of the fine-tuned upper encoder in what is kept; the rest is the starting weights."""
-    false_hazards: Mapping[str, float] = field(default_factory=dict)
-    """By hazard, the share of pictures without it where evidence may make captions name it; one
-    in a hundred where it is not named."""
-    missed_hazards: Mapping[str, float] = field(default_factory=dict)
-    """By hazard, the share of pictures with it where evidence may keep captions from naming it;
-    one in twenty where it is not named."""
-    readout_company: int = 1500
-    """How many pictures without labelled hazards the read-out is fitted on beside the others."""
-    repeats: Mapping[str, int] = field(default_factory=dict)
-    """How often an epoch shows a data set, by its name; once where it is not named."""
-    validate_on: str = "flickr8k"
-
-    @property
-    def cache(self) -> CacheSettings:
-        """What the feature cache depends on."""
-        return CacheSettings(
-            self.encoder, self.frozen_stages, self.input_size, self.frames_per_clip, self.views
-        )
 
 
 class Phase(Enum):
@@ -117,19 +63,37 @@ class CaptionerTraining(nn.Module):
     def __init__(self, encoder: Encoder, decoder: Decoder, frozen_stages: int) -> None:
         super().__init__()
         self.upper = nn.ModuleList(encoder.stages()[frozen_stages:])
+        self.evidence = encoder.evidence
         self.decoder = decoder
 
     def memory(self, maps: Tensor, mask: Tensor) -> Memory:
         """Memory of clips from their cached maps (N, T, C, H, W)."""
-        return self.decoder.memory(self.regions(maps), mask)
+        return self.decoder.memory(self.features(maps), mask)
 
     def regions(self, maps: Tensor) -> Tensor:
-        """Features (N, T, R, D) of cached maps."""
+        """Features (N, T, R, D) of cached maps, without evidence."""
+        return self._run(self.upper, maps)
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Features (N, T, R, D + E) of cached maps, with evidence once a read-out wants it."""
+        regions = self.regions(maps)
+        if self.evidence is None or self.decoder.readout is None:
+            return regions
+        return torch.cat((regions, self.evidence_of(maps)), -1)
+
+    def evidence_of(self, maps: Tensor) -> Tensor:
+        """What the read-out reads, (N, T, R, E), or the tuned features where there is no branch."""
+        if self.evidence is None:
+            return self.regions(maps)
+        return self._run([self.evidence], maps)
+
+    @staticmethod
+    def _run(stages: Iterable[nn.Module], maps: Tensor) -> Tensor:
         flat = maps.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        for stage in self.upper:
+        for stage in stages:
             flat = stage(flat)
         regions = flat.flatten(2).transpose(1, 2)
-        return regions.view(*maps.shape[:2], *regions.shape[1:])
+        return regions.reshape(*maps.shape[:2], *regions.shape[1:])
 
     def train(self, mode: bool = True) -> CaptionerTraining:
         """Train the decoder; the encoder keeps the statistics of its normalisation (frozen BN)."""
@@ -147,16 +111,23 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainingConfig, samples: list[Sample], cache: FeatureCache, folder: Path
+        self,
+        config: TrainingConfig,
+        samples: list[Sample],
+        cache: FeatureCache,
+        folder: Path,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
+        self.processes = processes
         self.cache = cache
         self.folder = folder
         self.train = [_neutral(sample) for sample in samples if sample.split == "train"]
-        validation = [s for s in samples if s.split == "val" and s.data_set == config.validate_on]
-        self.validation = validation[:_VALIDATION_PICTURES]
         captions = [c for s in self.train if not s.clip for c in s.captions]
         self.vocabulary = _vocabulary(self.train, config.min_word_count)
+        self.reward = CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
+        held_out = [s for s in samples if s.split == "val" and s.data_set == config.validate_on]
+        self.validation = Validation(held_out, cache, self.vocabulary, self.reward)
         self.labels = ConceptLabels(
             concept_words(captions, config.concept_min_count), config.hazard_weight
         )
@@ -175,6 +146,7 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.progress = 0.0
+        self.best_cider = 0.0
         self.divergences: list[Tensor] = []
         self.out_of_fold: OutOfFold = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,28 +154,44 @@ class Trainer:
     def run(self) -> None:
         """Train from where the folder's state stands to the last epoch, then save."""
         self._resume()
-        writer = SummaryWriter(str(self.folder / "tensorboard"))
+        writer = SummaryWriter(str(self.folder / "tensorboard")) if self.processes.leads else None
         while (phase := self._phase()) is not Phase.OVER:
             if self.config.readout and not self.out_of_fold and phase is not Phase.JOINT:
                 self._fit_readout()
             mean = self._epoch(phase)
-            self_critical = phase is Phase.SELF_CRITICAL
-            writer.add_scalar("reward" if self_critical else "train/loss", mean, self.epoch)
-            if self.divergences:  # near zero, the latent says nothing
-                nats = float(torch.stack(self.divergences).mean())
-                writer.add_scalar("train/latent_nats_a_caption", nats, self.epoch)
-                self.divergences.clear()
-            loss = self.validate()
-            writer.add_scalar("val/loss", loss, self.epoch)
-            log.info("epoch %d: train %.3f, validation loss %.3f", self.epoch, mean, loss)
+            if writer is not None:
+                self._conclude(phase, mean, writer)
             self.epoch += 1
-            self._save_state()
-            self.export(self.folder / "checkpoint")
+            if self.processes.leads:
+                self._save_state()
         if self.config.readout and not self.out_of_fold:
             self._fit_readout()
-            self._save_state()
-            self.export(self.folder / "checkpoint")
-        writer.close()
+            if self.processes.leads:
+                self._save_state()
+                for name in ("checkpoint", "best"):
+                    self.export(self.folder / name)
+        if writer is not None:
+            writer.close()
+
+    def _conclude(self, phase: Phase, mean: float, writer: SummaryWriter) -> None:
+        """Judge and keep an epoch; the best of the self-critical ones is kept beside the last."""
+        rewarded = phase is Phase.SELF_CRITICAL
+        found = self.validation(self._averaged())
+        log.info("epoch %d: train %.3f, validation %s", self.epoch, mean, found)
+        scores = {
+            "reward" if rewarded else "train/loss": mean,
+            "val/loss": found.loss,
+            "val/cider": found.cider,
+        }
+        if self.divergences:  # near zero, the latent says nothing
+            scores["train/latent_nats_a_caption"] = float(torch.stack(self.divergences).mean())
+            self.divergences.clear()
+        for name, value in scores.items():
+            writer.add_scalar(name, value, self.epoch)
+        self.export(self.folder / "checkpoint")
+        if not rewarded or found.cider > self.best_cider:
+            self.best_cider = found.cider
+            self.export(self.folder / "best")
 
     def export(self, folder: Path) -> None:
         """Write a checkpoint of the averaged weights."""
@@ -228,22 +216,6 @@ class Trainer:
         return choose_thresholds(
             self.train, self.out_of_fold, config.false_hazards, config.missed_hazards
         )
-
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Mean cross-entropy, in nats a word, on the validation pictures' captions."""
-        model = self._averaged()
-        model.eval()
-        total = 0.0
-        chunks = [self.validation[i : i + 50] for i in range(0, len(self.validation), 50)]
-        for chunk in chunks:
-            maps = maps_of(chunk, self.cache, [0] * len(chunk)).to(self.device)
-            tokens = caption_tensor([s.captions for s in chunk], self.vocabulary)
-            mask = torch.ones(maps.shape[:2], dtype=torch.bool, device=self.device)
-            tokens = tokens.to(self.device)
-            logits, _ = model.decoder(model.memory(maps, mask), tokens)
-            total += float(cross_entropy(logits, tokens, 0.0))
-        return total / max(1, len(chunks))
 
     def _phase(self) -> Phase:
         config = self.config
@@ -277,14 +249,18 @@ class Trainer:
 
         @torch.inference_mode()
         def regions(sample: Sample, view: int) -> Tensor:
-            return averaged.regions(maps_of([sample], self.cache, [view]).to(self.device))[0]
+            return averaged.evidence_of(maps_of([sample], self.cache, [view]).to(self.device))[0]
 
         chosen = readout_samples(self.train, self.config.readout_company, self.config.seed)
-        fitted = HazardReadout(self.encoder.feature_size, len(HAZARD_CONCEPTS))
+        fitted = self._empty_readout()
         self.out_of_fold = fit_readout(fitted, chosen, regions)
         self._attach(fitted)
         self.optimizer = self._optimizer()  # its moments were of other weights
         log.info("read-out fitted on %d samples", len(chosen))
+
+    def _empty_readout(self) -> HazardReadout:
+        size = self.encoder.evidence_size or self.encoder.feature_size
+        return HazardReadout(size, len(HAZARD_CONCEPTS))
 
     def _attach(self, readout: HazardReadout) -> None:
         for decoder in (self.model.decoder, self._averaged().decoder):
@@ -292,16 +268,15 @@ class Trainer:
                 copy.deepcopy(readout).to(self.device), conditions=self.config.tuning_epochs > 0
             )
 
-    def _hazards(self, batch: TrainingBatch, regions: Tensor, mask: Tensor) -> Tensor | None:
+    def _hazards(self, batch: TrainingBatch, features: Tensor, mask: Tensor) -> Tensor | None:
         """Probabilities for the decoder to go by: out of fold where the read-out knows the scene.
 
         Pictures that it was not fitted on are new to it anyway.
         """
-        readout = self.model.decoder.readout
-        if readout is None or not self.out_of_fold:
+        if self.model.decoder.readout is None or not self.out_of_fold:
             return None
         with torch.no_grad():
-            hazards: Tensor = readout(regions, mask)
+            hazards = self.model.decoder.hazards(features, mask)
         for row, sample in enumerate(batch.samples):
             if sample.key in self.out_of_fold:
                 hazards[row] = self.out_of_fold[sample.key].to(hazards)
@@ -315,6 +290,8 @@ class Trainer:
     def _encoder(self) -> Encoder:
         encoder = build_encoder(self.config.encoder)
         load_imagenet_weights(encoder)
+        if self.config.evidence_branch:
+            encoder.attach_evidence(self.config.frozen_stages)
         return encoder
 
     def _decoder(self) -> Decoder:
@@ -326,6 +303,7 @@ class Trainer:
             gate=self.config.gate,
             latent_size=self.config.latent_size,
             concept_count=len(self.labels.words),
+            evidence_size=self.encoder.evidence_size,
         )
         return Decoder(config)
 
@@ -343,28 +321,29 @@ class Trainer:
     def _epoch(self, phase: Phase) -> float:
         config = self.config
         seed = config.seed * 1000 + self.epoch
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 1_000_003 * self.processes.rank)
         repeated = [
             sample for sample in self.train for _ in range(config.repeats.get(sample.data_set, 1))
         ]
         order = random.Random(seed)
-        reward = self._reward() if phase is Phase.SELF_CRITICAL else None
+        rewarded = phase is Phase.SELF_CRITICAL
         self.model.train()
         total, count = 0.0, 0
-        planned = len(repeated) // config.batch_clips
+        share = (self.processes.rank, self.processes.count)
+        drawn = Batches(repeated, self.cache, self.vocabulary, config.batch_clips, order, share)
+        self.processes.follow_leader(
+            [*self.model.state_dict().values(), *self.average.state_dict().values()]
+        )
         progress = tqdm(
-            batches(repeated, self.cache, self.vocabulary, config.batch_clips, order),
-            desc=f"epoch {self.epoch}",
-            total=planned,
-            mininterval=10,
+            drawn, f"epoch {self.epoch}", mininterval=10, disable=not self.processes.leads
         )
         for batch in progress:
-            self.progress = self.epoch + count / max(1, planned)
-            self._set_learning_rate(count / max(1, planned))
+            self.progress = self.epoch + count / len(drawn)
+            self._set_learning_rate(count / len(drawn))
             value = (
                 self._joint_step(batch)
                 if phase is Phase.JOINT
-                else self._decoder_step(batch, reward)
+                else self._decoder_step(batch, rewarded)
             )
             total, count = total + value, count + 1
             if count % 50 == 0:
@@ -379,28 +358,30 @@ class Trainer:
         self._update(captions + self._concept_loss(regions, mask, batch))
         return float(captions.detach())
 
-    def _decoder_step(self, batch: TrainingBatch, reward: CiderReward | None) -> float:
+    def _decoder_step(self, batch: TrainingBatch, rewarded: bool) -> float:
         """Decoder and concepts learn: what the encoder sees is not the rewards' to bend."""
         mask = batch.mask.to(self.device)
         with torch.no_grad():
-            regions = self.model.regions(batch.maps.to(self.device))
-        memory = self.model.decoder.memory(regions, mask, self._hazards(batch, regions, mask))
-        if reward is None:
+            features = self.model.features(batch.maps.to(self.device))
+        memory = self.model.decoder.memory(features, mask, self._hazards(batch, features, mask))
+        if not rewarded:
             captions = self._caption_loss(memory, batch)
-            loss = captions + self._concept_loss(regions, mask, batch)
-            value = float(captions.detach())
-        else:
-            references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
-            with self._fast():
-                loss, value = self_critical_loss(self.model.decoder, memory, references, reward)
+            self._update(captions + self._concept_loss(features, mask, batch))
+            return float(captions.detach())
+        references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
+        with self._fast():
+            loss, value = self_critical_loss(self.model.decoder, memory, references, self.reward)
+        if share := self.config.self_critical_words:
+            loss = (1 - share) * loss + share * self._caption_loss(memory, batch)
         self._update(loss)
         return value
 
-    def _concept_loss(self, regions: Tensor, mask: Tensor, batch: TrainingBatch) -> Tensor:
+    def _concept_loss(self, features: Tensor, mask: Tensor, batch: TrainingBatch) -> Tensor:
         """Weighted loss of the noisy-OR head itself, whatever a read-out says in its place."""
         head = self.model.decoder.concepts
         assert head is not None  # hazards at least are always concepts
         target, weight = self.labels(batch.samples)
+        regions = self.model.decoder.seen(features)
         loss = concept_loss(head(regions, mask), target.to(self.device), weight.to(self.device))
         return self.config.concept_loss_weight * loss
 
@@ -414,8 +395,18 @@ class Trainer:
                 bound = variational_loss(decoder, memory, tokens, config.label_smoothing, weight)
                 self.divergences.append(bound[1])
                 return bound[0]
-            logits, _ = decoder(memory, tokens)
+            logits, _ = decoder(memory, self._read(memory, tokens))
         return cross_entropy(logits.float(), tokens, config.label_smoothing)
+
+    def _read(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """The words that the decoder reads: the references', or some of its own in their place."""
+        config = self.config
+        share = config.scheduled_sampling * min(1.0, self.progress / max(1, config.epochs))
+        if not share:
+            return tokens
+        with torch.no_grad():
+            logits, _ = self.model.decoder(memory, tokens)
+        return own_words(logits, tokens, share)
 
     def _fast(self) -> torch.autocast:
         """Matrix products in bfloat16 where the hardware has them; sums stay in float32."""
@@ -424,25 +415,26 @@ class Trainer:
     def _update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
         self.average.update_parameters(self.model)
 
     def _set_learning_rate(self, within: float) -> None:
-        """Linear decay to a twentieth over the joint epochs; constant in each later phase."""
+        """Linear decay to a twentieth over the epochs of each phase."""
         config = self.config
-        phase = self._phase()
-        if phase is Phase.SELF_CRITICAL:
-            rate = config.self_critical_learning_rate
-        elif phase is Phase.TUNING:
-            rate = config.tuning_learning_rate
-        else:
-            rate = config.learning_rate * (1 - 0.95 * (self.epoch + within) / config.epochs)
+        first, rate, epochs = {
+            Phase.JOINT: (0, config.learning_rate, config.epochs),
+            Phase.TUNING: (config.epochs, config.tuning_learning_rate, config.tuning_epochs),
+            Phase.SELF_CRITICAL: (
+                config.epochs + config.tuning_epochs,
+                config.self_critical_learning_rate,
+                config.self_critical_epochs,
+            ),
+        }[self._phase()]
+        rate *= 1 - 0.95 * (self.epoch - first + within) / epochs
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-
-    def _reward(self) -> CiderReward:
-        return CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
 
     def _tokens(self, caption: str) -> tuple[int, ...]:
         return (*self.vocabulary.encode(caption), END)
@@ -454,6 +446,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "out_of_fold": self.out_of_fold,
+            "best_cider": self.best_cider,
         }
         temporary = self.folder / "state.pt.tmp"
         torch.save(state, temporary)
@@ -466,11 +459,12 @@ class Trainer:
         state = torch.load(file, map_location=self.device, weights_only=True)
         self.out_of_fold = dict(state["out_of_fold"])
         if self.out_of_fold:
-            self._attach(HazardReadout(self.encoder.feature_size, len(HAZARD_CONCEPTS)))
+            self._attach(self._empty_readout())
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = int(state["epoch"])
+        self.best_cider = float(state.get("best_cider", 0.0))
         log.info("resumed before epoch %d", self.epoch)
 
 

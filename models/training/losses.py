@@ -14,7 +14,7 @@ from models.decoders import Decoder, DecoderState
 from models.fusion import Memory
 from models.vocabulary import BEGIN, END, PAD
 
-__all__ = ["CiderReward", "cross_entropy", "self_critical_loss"]
+__all__ = ["CiderReward", "cross_entropy", "own_words", "self_critical_loss"]
 
 Tokens = tuple[int, ...]
 
@@ -24,6 +24,18 @@ def cross_entropy(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
     targets = tokens[:, :, 1:].reshape(-1)
     real = targets != PAD
     return F.cross_entropy(logits.flatten(0, 2)[real], targets[real], label_smoothing=smoothing)
+
+
+def own_words(logits: Tensor, tokens: Tensor, share: float) -> Tensor:
+    """Tokens (N, K, L) with a share of the words replaced by draws from logits (N, K, L - 1, V).
+
+    Position t of the logits is a guess of word t + 1. Begin, end and padding stay as they are.
+    """
+    guesses = torch.distributions.Categorical(logits=logits.float()).sample()
+    words = tokens[:, :, 1:]
+    fixed = (words == PAD) | (words == END)
+    mine = (torch.rand(words.shape, device=words.device) < share) & ~fixed
+    return torch.cat((tokens[:, :, :1], torch.where(mine, guesses, words)), 2)
 
 
 class CiderReward:

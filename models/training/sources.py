@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DataError", "Sample", "read_pictures", "read_samples"]
+__all__ = ["DataError", "Sample", "read_folder", "read_pictures", "read_samples"]
 
 _SPLITS = ("train", "val", "test", "unused")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -89,13 +89,25 @@ def read_pictures(
 
     """
     for folder in _folders(root):
-        for kind in ("images", "clips"):
-            for name, data in _files(folder / kind, wanted, f"{folder.name}/{kind}/"):
-                where = f"{folder / kind}: {name}"
-                frames = _picture(data) if kind == "images" else _clip(data, frames_per_clip)
-                if frames is None:
-                    raise DataError(f"{where} cannot be read as {kind[:-1]}")
-                yield f"{folder.name}/{kind}/{name}", frames
+        yield from read_folder(folder, frames_per_clip, wanted)
+
+
+def read_folder(
+    folder: Path, frames_per_clip: int, wanted: Container[str] | None = None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield as :func:`read_pictures` from one data set, captioned or not.
+
+    Raises:
+        DataError: A file is no picture, or a clip without a readable frame.
+
+    """
+    for kind in ("images", "clips"):
+        for name, data in _files(folder / kind, wanted, f"{folder.name}/{kind}/"):
+            where = f"{folder / kind}: {name}"
+            frames = _picture(data) if kind == "images" else _clip(data, frames_per_clip)
+            if frames is None:
+                raise DataError(f"{where} cannot be read as {kind[:-1]}")
+            yield f"{folder.name}/{kind}/{name}", frames
 
 
 def _folders(root: Path) -> list[Path]:

@@ -1,0 +1,50 @@
+"""A second reading of a frame, for hazard evidence: features that never saw the training scenes.
+
+The encoder's upper stages are fine-tuned for captions, and they learn the training scenes by
+heart: a read-out on them tells hazards of those scenes almost surely and of new ones much less
+well. So the starting weights of the upper stages are kept beside the tuned ones, and what they see
+stands beside the tuned features, channel by channel. The maps below them come along, for motion:
+fights are told by how small patches change (docs/adr/0020).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["EvidenceBranch"]
+
+
+class EvidenceBranch(nn.Module):
+    """Frozen copy of an encoder's upper stages, beside the maps that they read.
+
+    Attributes:
+        lower_stages: How many stages of the encoder lie below.
+        size: Channels of what :meth:`forward` returns.
+
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], lower_stages: int, channels: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(copy.deepcopy(list(stages)))
+        self.lower_stages = lower_stages
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+        with torch.inference_mode():
+            self.size = int(self(torch.zeros(1, channels, 8, 8)).shape[1])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (N, C, H, W) features of (N, C', H', W') maps, the maps' own means last."""
+        seen = maps
+        for stage in self.stages:
+            seen = stage(seen)
+        return torch.cat((seen, F.adaptive_avg_pool2d(maps, seen.shape[-2:])), 1)
+
+    def train(self, mode: bool = True) -> EvidenceBranch:
+        """Stay in evaluation mode: it never learns."""
+        del mode
+        return super().train(mode=False)

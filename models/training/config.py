@@ -1,0 +1,75 @@
+"""What a training can be told, as ``configs/train/*.yaml`` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from models.training.features import CacheSettings
+
+__all__ = ["TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What ``configs/train/*.yaml`` holds."""
+
+    encoder: str
+    input_size: int
+    frames_per_clip: int
+    min_word_count: int
+    seed: int
+    batch_clips: int
+    epochs: int
+    learning_rate: float
+    label_smoothing: float
+    self_critical_epochs: int
+    self_critical_learning_rate: float
+    self_critical_words: float = 0.0
+    """Share of the cross-entropy of the references in the loss of the self-critical epochs
+    (Paulus et al. 2018, eq. 16): it keeps to the language while rewards sharpen it."""
+    scheduled_sampling: float = 0.0
+    """Share of the words read that are the model's own, at the end of the joint epochs; it rises
+    from none (Bengio et al. 2015; in two passes, as Mihaylova and Martins 2019)."""
+    frozen_stages: int = 6
+    views: int = 4
+    encoder_learning_rate: float = 1e-4
+    attention: str = "dot"
+    cell: str = "lstm"
+    gate: bool = True
+    latent_size: int = 0
+    kl_annealing_epochs: float = 4.0
+    kl_weight: float = 1.0
+    encoder_tuning: str = "full"
+    lora_rank: int = 8
+    concept_min_count: int = 30
+    concept_loss_weight: float = 0.1
+    hazard_weight: float = 5.0
+    average_decay: float = 0.998
+    tuning_epochs: int = 0
+    """Cross-entropy epochs of the decoder alone, after the hazard read-out has been fitted."""
+    tuning_learning_rate: float = 3e-4
+    readout: bool = False
+    evidence_branch: bool = False
+    """Whether the read-out reads a frozen copy of the upper encoder's starting weights and the
+    maps below (:mod:`models.evidence_branch`) instead of the tuned features."""
+    encoder_blend: float = 1.0
+    """Share of the fine-tuned upper encoder in what is kept; the rest is the starting weights."""
+    false_hazards: Mapping[str, float] = field(default_factory=dict)
+    """By hazard, the share of pictures without it where evidence may make captions name it; one
+    in a hundred where it is not named."""
+    missed_hazards: Mapping[str, float] = field(default_factory=dict)
+    """By hazard, the share of pictures with it where evidence may keep captions from naming it;
+    one in twenty where it is not named."""
+    readout_company: int = 1500
+    """How many pictures without labelled hazards the read-out is fitted on beside the others."""
+    repeats: Mapping[str, int] = field(default_factory=dict)
+    """How often an epoch shows a data set, by its name; once where it is not named."""
+    validate_on: str = "flickr8k"
+
+    @property
+    def cache(self) -> CacheSettings:
+        """What the feature cache depends on."""
+        return CacheSettings(
+            self.encoder, self.frozen_stages, self.input_size, self.frames_per_clip, self.views
+        )

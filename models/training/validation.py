@@ -1,0 +1,102 @@
+"""What a training is judged by while it runs: loss and captions of pictures it does not learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.decoders import Decoder
+from models.fusion import Memory
+from models.search import SearchConfig, search
+from models.training.data import caption_tensor, maps_of
+from models.training.features import FeatureCache
+from models.training.losses import CiderReward, cross_entropy
+from models.training.sources import Sample
+from models.vocabulary import BEGIN, END, Vocabulary
+from models.wording import neutral
+
+__all__ = ["Validation", "ValidationScores"]
+
+_PICTURES = 400
+_BATCH = 50
+_SEARCH = SearchConfig(BEGIN, END, beam_size=3)
+
+
+class Trained(Protocol):
+    """What can be judged: see :class:`models.training.loop.CaptionerTraining`."""
+
+    decoder: Decoder
+
+    def eval(self) -> object:
+        """Leave training mode."""
+
+    def memory(self, maps: Tensor, mask: Tensor) -> Memory:
+        """Memory of clips from their cached maps."""
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """``loss`` in nats a word, and ``cider``: CIDEr-D of beam search, 0 to about 10."""
+
+    loss: float
+    cider: float
+
+    def __str__(self) -> str:
+        """Both, for a log."""
+        return f"loss {self.loss:.3f}, CIDEr-D {self.cider:.3f}"
+
+
+class Validation:
+    """Scores a model on the first held-out pictures, the same ones each time."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        cache: FeatureCache,
+        vocabulary: Vocabulary,
+        reward: CiderReward,
+    ) -> None:
+        self._samples = samples[:_PICTURES]
+        self._cache, self._vocabulary, self._reward = cache, vocabulary, reward
+
+    @torch.no_grad()
+    def __call__(self, model: Trained) -> ValidationScores:
+        """Score a model; it is left in evaluation mode."""
+        model.eval()
+        device = next(model.decoder.parameters()).device
+        chunks = [self._samples[i : i + _BATCH] for i in range(0, len(self._samples), _BATCH)]
+        losses: list[float] = []
+        rewards: list[float] = []
+        for chunk in chunks:
+            maps = maps_of(chunk, self._cache, [0] * len(chunk)).to(device)
+            mask = torch.ones(maps.shape[:2], dtype=torch.bool, device=device)
+            memory = model.memory(maps, mask)
+            losses.append(self._loss(model.decoder, memory, chunk))
+            rewards += self._rewards(model.decoder, memory, chunk)
+        return ValidationScores(
+            sum(losses) / max(1, len(losses)), sum(rewards) / max(1, len(rewards))
+        )
+
+    def _loss(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> float:
+        tokens = caption_tensor([s.captions for s in chunk], self._vocabulary)
+        tokens = tokens.to(memory.values.device)
+        logits, _ = decoder(memory, tokens)
+        return float(cross_entropy(logits, tokens, 0.0))
+
+    def _rewards(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> list[float]:
+        found = search(
+            lambda tokens, state: decoder.step(tokens, state, memory),
+            decoder.initial_state(memory),
+            _SEARCH,
+        )
+        return [
+            self._reward((*paths[0].tokens, END), [self._tokens(c) for c in sample.captions])
+            for paths, sample in zip(found, chunk, strict=True)
+        ]
+
+    def _tokens(self, caption: str) -> tuple[int, ...]:
+        return (*self._vocabulary.encode(neutral(caption)), END)
