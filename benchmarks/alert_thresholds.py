@@ -62,12 +62,12 @@ def choose(
     rule: str,
     false_per_hour: float,
 ) -> Choice | None:
-    """Choose for one rule; None when nothing keeps to the rate."""
+    """Choose for one rule; None when nothing that keeps to the rate finds anything."""
     choices = [
         choice
         for confirm in _confirmations()
         for choice in _within(captions, labels, _confirmed(rules, rule, confirm), rule, confirm)
-        if choice.point.false_per_hour <= false_per_hour
+        if choice.point.false_per_hour <= false_per_hour and choice.point.recall > 0
     ]
     return max(choices, key=lambda c: (c.point.recall, -c.point.false, c.width), default=None)
 

@@ -75,13 +75,14 @@ def unseen_readouts(captioner: Captioner, data: Path, seed: int) -> list[HazardR
     maps: dict[str, Tensor] = {}
     for key, pictures in read_pictures(data, window, {sample.key for sample in samples}):
         squares = np.stack([to_square(picture, captioner.input_size) for picture in pictures])
-        maps[key] = captioner.encode(squares).half()
+        maps[key] = captioner.decoder.evidence(captioner.encode(squares)).half()
 
     def regions(sample: Sample, view: int) -> Tensor:
         del view  # the picture as it is
         return maps[sample.key].float()
 
-    feature_size = captioner.decoder.config.feature_size
+    config = captioner.decoder.config
+    feature_size = config.evidence_size or config.feature_size
     sys.stderr.write(f"fitting {FOLDS} read-outs on {len(samples)} samples\n")
     return fit_without_folds(feature_size, samples, regions, FOLDS)
 
@@ -106,7 +107,7 @@ def evidence(
     seen = list(looked_at(timeline, captioner.input_size, seed))
     chunks = [seen[first : first + _BATCH] for first in range(0, len(seen), _BATCH)]
     encoded = [captioner.encode(np.stack([frame.square for frame in chunk])) for chunk in chunks]
-    features = torch.cat(encoded).float()
+    features = captioner.decoder.evidence(torch.cat(encoded)).float()
     schedule = WindowSchedule(CaptureConfig().captions_per_second)
     longest = captioner.decoder.config.window_frames
     for number, frame in enumerate(seen):

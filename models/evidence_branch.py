@@ -1,10 +1,10 @@
-"""A second reading of a frame, for hazard evidence: features that never saw the training scenes.
+"""A second reading of a frame, for hazard evidence alone.
 
 The encoder's upper stages are fine-tuned for captions, and they learn the training scenes by
 heart: a read-out on them tells hazards of those scenes almost surely and of new ones much less
-well. So the starting weights of the upper stages are kept beside the tuned ones, and what they see
-stands beside the tuned features, channel by channel. The maps below them come along, for motion:
-fights are told by how small patches change (docs/adr/0020).
+well. So upper stages nearer to the starting weights stand beside the tuned ones, and what they see
+stands behind the tuned features, channel by channel; captions need not pay for it. The maps below
+come along, for motion (docs/adr/0023-evidence-branch.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["EvidenceBranch"]
 
 
 class EvidenceBranch(nn.Module):
-    """Frozen copy of an encoder's upper stages, beside the maps that they read.
+    """Copy of an encoder's upper stages, beside the maps that they read; gradients never reach it.
 
     Attributes:
         lower_stages: How many stages of the encoder lie below.
@@ -42,7 +42,7 @@ class EvidenceBranch(nn.Module):
         seen = maps
         for stage in self.stages:
             seen = stage(seen)
-        return torch.cat((seen, F.adaptive_avg_pool2d(maps, seen.shape[-2:])), 1)
+        return torch.cat((seen, F.adaptive_avg_pool2d(maps, (seen.shape[2], seen.shape[3]))), 1)
 
     def train(self, mode: bool = True) -> EvidenceBranch:
         """Stay in evaluation mode: it never learns."""

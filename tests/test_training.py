@@ -137,22 +137,41 @@ def test_a_resumed_run_equals_an_unbroken_one(
         assert torch.equal(value, weights(resumed)[name]), name
 
 
-def test_the_read_out_learns_from_the_evidence_branch_which_never_learns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_the_evidence_branch_lies_between_the_starting_weights_and_the_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ):
-    config = replace(CONFIG, epochs=1, self_critical_epochs=0, evidence_branch=True)
+    config = replace(
+        CONFIG, epochs=1, self_critical_epochs=0, evidence_branch=True, encoder_blend=share
+    )
     one = trainer(tmp_path / "run", monkeypatch, config)
-    assert one.model.evidence is not None
-    before = {name: value.clone() for name, value in one.model.evidence.state_dict().items()}
+    branch = one.model.evidence
+    assert branch is not None
+    start = {name: value.clone() for name, value in branch.stages.named_parameters()}
+    taught = {
+        name: value.clone()
+        for name, value in one.encoder.state_dict().items()
+        if not name.startswith("evidence.")
+    }
+    monkeypatch.setattr(
+        loop, "load_imagenet_weights", lambda encoder: encoder.load_state_dict(taught)
+    )
     one.run()
-    for name, value in one.model.evidence.state_dict().items():
-        assert torch.equal(value, before[name]), name
+    tuned = dict(one.average.module.upper.named_parameters())
+    assert any(not torch.equal(tuned[name], value) for name, value in start.items())
+    for name, value in branch.stages.named_parameters():
+        expected = start[name].lerp(tuned[name], share)
+        torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-3)
     served = load_checkpoint(tmp_path / "run" / "checkpoint", "branched", torch.device("cpu"))
-    size = served.encoder.evidence_size
-    assert size > served.encoder.feature_size
+    assert served.encoder.evidence is not None
+    for name, value in served.encoder.evidence.stages.named_parameters():
+        step = float(value.abs().max()) / 127  # it is stored in eight bits
+        torch.testing.assert_close(
+            value, dict(branch.stages.named_parameters())[name], atol=step + 1e-3, rtol=0
+        )
     readout = served.decoder.readout
     assert readout is not None
-    assert readout.mean.shape[1] == size
+    assert readout.mean.shape[1] == served.encoder.evidence_size > served.encoder.feature_size
 
 
 def test_the_best_self_critical_epoch_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -171,8 +190,8 @@ def test_the_best_self_critical_epoch_is_kept(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Trainer, "export", noted)
     one.run()
-    assert kept == [1, 2, 3, 4, 5, 6]
-    load_checkpoint(tmp_path / "run" / "best")
+    assert kept == [0, 1, 2, 3, 4, 5]
+    load_checkpoint(tmp_path / "run" / "best", "best", torch.device("cpu"))
 
 
 def test_validation_praises_the_captions_that_were_learned(

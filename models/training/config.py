@@ -51,10 +51,11 @@ class TrainingConfig:
     tuning_learning_rate: float = 3e-4
     readout: bool = False
     evidence_branch: bool = False
-    """Whether the read-out reads a frozen copy of the upper encoder's starting weights and the
-    maps below (:mod:`models.evidence_branch`) instead of the tuned features."""
+    """Whether the read-out reads a second upper encoder and the maps below it
+    (:mod:`models.evidence_branch`) instead of the tuned features."""
     encoder_blend: float = 1.0
-    """Share of the fine-tuned upper encoder in what is kept; the rest is the starting weights."""
+    """Share of the fine-tuned upper encoder in what the read-out reads; the rest is the starting
+    weights."""
     false_hazards: Mapping[str, float] = field(default_factory=dict)
     """By hazard, the share of pictures without it where evidence may make captions name it; one
     in a hundred where it is not named."""

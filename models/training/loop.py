@@ -199,6 +199,8 @@ class Trainer:
         encoder = self._encoder()
         ours = encoder.stages()[self.config.frozen_stages :]
         nn.ModuleList(ours).load_state_dict(plain_state(averaged.upper))
+        if encoder.evidence is not None and averaged.evidence is not None:
+            encoder.evidence.load_state_dict(averaged.evidence.state_dict())
         save_checkpoint(
             folder,
             Captioner(
@@ -235,16 +237,19 @@ class Trainer:
         """Fit on the features of the averaged encoder, blended with the one it started from.
 
         What lies between the two knows less of the training scenes and more of new ones (Wortsman
-        et al. 2022, Robust fine-tuning of zero-shot models). It is used from here on.
+        et al. 2022, Robust fine-tuning of zero-shot models). With an evidence branch the blend is
+        the branch's alone, and captions keep the tuned encoder.
         """
         averaged = self._averaged().eval()
         start = nn.ModuleList(self._encoder().stages()[self.config.frozen_stages :])
         share = self.config.encoder_blend
+        branch = averaged.evidence
         with torch.no_grad():
             tuned = dict(averaged.upper.named_parameters())  # low-rank additions have other names
+            blended = tuned if branch is None else dict(branch.stages.named_parameters())
             for name, theirs in start.named_parameters():
                 if name in tuned:
-                    tuned[name].lerp_(theirs.to(self.device), 1 - share)
+                    blended[name].copy_(theirs.to(self.device).lerp(tuned[name], share))
         self.model.load_state_dict(averaged.state_dict())
 
         @torch.inference_mode()

@@ -31,7 +31,8 @@ def own_words(logits: Tensor, tokens: Tensor, share: float) -> Tensor:
 
     Position t of the logits is a guess of word t + 1. Begin, end and padding stay as they are.
     """
-    guesses = torch.distributions.Categorical(logits=logits.float()).sample()
+    chances = logits.detach().float().softmax(-1)
+    guesses = torch.multinomial(chances.flatten(0, -2), 1).view(logits.shape[:-1])
     words = tokens[:, :, 1:]
     fixed = (words == PAD) | (words == END)
     mine = (torch.rand(words.shape, device=words.device) < share) & ~fixed

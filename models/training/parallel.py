@@ -37,9 +37,8 @@ class Processes:
             [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learned]
         )
         distributed.all_reduce(flat)
-        for parameter, gradient in zip(
-            learned, (flat / self.count).split([p.numel() for p in learned]), strict=True
-        ):
+        parts = torch.split(flat / self.count, [p.numel() for p in learned])
+        for parameter, gradient in zip(learned, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
 
     def follow_leader(self, tensors: Iterable[Tensor]) -> None:
