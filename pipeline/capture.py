@@ -233,13 +233,19 @@ class Capture:
             return
         now_s = self._clock()
         busy = sum(1 for feed in self._feeds.values() if feed.process and not feed.spec.source.live)
+        # Recordings that ended hold shared memory until their last frames have been looked at.
+        held = sum(1 for feed in self._by_segment.values() if not feed.spec.source.live)
         for feed in self._feeds.values():
             queued = feed.state is FeedState.QUEUED
             retry = feed.retry_at_s is not None and now_s >= feed.retry_at_s
             if feed.process is not None or not (queued or retry):
                 continue
             if not feed.spec.source.live:
-                if busy >= self._max_open_files or not self._make_room(feed):
+                full = not feed.allotted and held >= self._max_open_files
+                if full or busy >= self._max_open_files:
+                    continue
+                held += not feed.allotted
+                if not self._make_room(feed):
                     continue
                 busy += 1
             feed.reconnects += int(retry)

@@ -19,7 +19,7 @@ from media import (
 
 from pipeline.config import CaptureConfig
 from pipeline.grab_messages import CaptureAccount
-from pipeline.messages import CameraState, FrameRef
+from pipeline.messages import CameraState, FrameRef, SourceEnd
 from pipeline.open_errors import OpenError
 from pipeline.readers import Grab, open_reader
 from pipeline.sight import Blindness
@@ -90,6 +90,8 @@ def test_a_stream_cut_into_within_a_group_of_pictures_begins_with_a_whole_pictur
         numbers = []
         while not run.capture.all_finished() or len(run.inbox):
             for ref in run.inbox.take(1, 0.2):
+                if isinstance(ref, SourceEnd):
+                    continue
                 slots = run.capture.slots_of(ref)
                 preview = slots.preview(ref.slot, ref.preview_width, ref.preview_height)
                 numbers.append(number_in(preview))

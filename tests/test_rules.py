@@ -131,7 +131,17 @@ def seen_by_a_model(text: str, time_s: float, **concepts: float) -> Caption:
     return replace(caption(text, time_s), log_probability=-5.0, words=words, concepts=found)
 
 
-@pytest.mark.parametrize("hazard", ["fire", "smoke", "fight", "crash", "person_down"])
+def test_a_person_down_is_told_by_words_that_evidence_bears_out() -> None:
+    def alerts(text: str, sure: float) -> set[str]:
+        seen = [seen_by_a_model(text, second, person_down=sure) for second in range(10)]
+        return {alert.rule for alert in replay(seen, shipped())}
+
+    assert alerts("a man is lying on the ground", 0.9) == {"person_down"}
+    assert alerts("a man is lying on the ground", 0.1) == set()
+    assert alerts("two men in a street", 0.999) == set()
+
+
+@pytest.mark.parametrize("hazard", ["fire", "smoke", "fight", "crash"])
 def test_a_shipped_hazard_rule_goes_by_evidence_in_several_captions(hazard: str) -> None:
     strong, quiet = {hazard: 0.999}, {hazard: 0.001}
     unsaid = [seen_by_a_model("two men in a street", second, **strong) for second in range(10)]

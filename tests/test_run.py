@@ -121,7 +121,7 @@ def test_the_demo_takes_ones_own_file_whatever_it_is_called(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "rules: " in done.stdout
     assert "4 captions in" in done.stdout
-    assert "Redis" in done.stdout.splitlines()[-1] or "read back from Redis:" in done.stdout
+    assert "read back from Redis:" in done.stdout or "Redis holds no event" in done.stdout
 
 
 def test_make_hands_the_path_of_a_video_on_as_it_is():
