@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_captioner import tiny_captioner
 
 from models import CheckpointError, Hypothesis, load_captioner
 from models.captioner import Captioner, pad_windows
@@ -32,28 +33,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
-    torch.manual_seed(3)
-    encoder = build_encoder("test_efficientnet")
-    config = DecoderConfig(
-        len(WORDS), encoder.feature_size, 16, 24, 20, 12, window_frames=4, dropout=0.3
-    )
-    decoder = Decoder(config)
-    # A decoder fresh from its initialisation says the same of everything: make it take sides.
-    for parameter in decoder.parameters():
-        parameter.data.mul_(2.0)
-    return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE).eval()
+    return tiny_captioner(WORDS, SIDE, seed=3, window_frames=4, dropout=0.3)
 
 
 @pytest.fixture(scope="module")
 def detector() -> Captioner:
     """A captioner with a concept head and dot attention, as the shipped one."""
-    torch.manual_seed(5)
-    encoder = build_encoder("test_efficientnet")
     words = ("fire", "fight", "man", "person_down")
-    config = DecoderConfig(
-        len(WORDS), encoder.feature_size, 16, 24, 20, 12, attention="dot", concept_count=4
-    )
-    return Captioner(encoder, Decoder(config), Vocabulary(WORDS), SIDE, words).eval()
+    return tiny_captioner(WORDS, SIDE, seed=5, concepts=words, attention="dot")
 
 
 def clips(count: int, frames: int = 1) -> list[np.ndarray]:
@@ -421,26 +408,14 @@ def test_wording_is_neutral(caption: str, neutral_caption: str):
 @pytest.fixture(scope="module")
 def evidenced() -> Captioner:
     """A captioner whose read-out reads an evidence branch, as the shipped one."""
-    torch.manual_seed(6)
-    encoder = build_encoder("test_efficientnet")
-    encoder.attach_evidence(3)
-    config = DecoderConfig(
-        len(WORDS),
-        encoder.feature_size,
-        16,
-        24,
-        20,
-        12,
-        concept_count=2,
-        hazard_count=1,
-        evidence_size=encoder.evidence_size,
+    captioner = tiny_captioner(
+        WORDS, SIDE, seed=6, concepts=("fire", "man"), evidence_after=3, hazard_count=1
     )
-    decoder = Decoder(config)
-    readout = decoder.readout
+    readout = captioner.decoder.readout
     assert readout is not None
     for weights in (readout.strongest, readout.mean, readout.motion):
         torch.nn.init.normal_(weights, std=0.1)
-    return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE, ("fire", "man")).eval()
+    return captioner
 
 
 def test_evidence_stands_behind_the_features_and_changes_nothing_before_it(evidenced: Captioner):

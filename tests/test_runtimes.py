@@ -18,17 +18,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_captioner import tiny_captioner
 
 from models import CheckpointError, load_captioner
 from models.captioner import Captioner
-from models.decoders import Decoder, DecoderConfig
-from models.encoders import build_encoder
 from models.runtimes import RUNTIMES, use_runtime
 from models.runtimes.cuda_graph import CudaGraphEngine, Replays
 from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
 from models.runtimes.openvino import OpenVinoEngine
 from models.training.export import export
-from models.vocabulary import Vocabulary
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
 SIDE = 64
@@ -49,23 +47,7 @@ def rerun(
 
 
 def build_captioner() -> Captioner:
-    torch.manual_seed(3)
-    encoder = build_encoder("test_efficientnet")
-    encoder.attach_evidence(3)
-    config = DecoderConfig(
-        len(WORDS),
-        encoder.feature_size,
-        16,
-        24,
-        20,
-        12,
-        window_frames=4,
-        evidence_size=encoder.evidence_size,
-    )
-    decoder = Decoder(config)
-    for parameter in decoder.parameters():
-        parameter.data.mul_(2.0)
-    return Captioner(encoder, decoder, Vocabulary(WORDS), SIDE).eval()
+    return tiny_captioner(WORDS, SIDE, seed=3, evidence_after=3, window_frames=4)
 
 
 @pytest.fixture(scope="module")

