@@ -26,10 +26,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
 
-import redis
-
+from benchmarks.program import streamed_ids
 from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert
 from pipeline.config import RedisConfig
 from pipeline.messages import Caption, FrameStamp
@@ -108,7 +106,7 @@ def run(faults: int, captions: int, seed: int) -> Count:
         last.join()
         if last.exitcode != 0:
             raise RuntimeError("the last child could not publish everything")
-        return _compare(done, _recorded(unbroken), _streamed(server.url))
+        return _compare(done, _recorded(unbroken), Counter(streamed_ids(server.url)))
 
 
 def _child(captions: int, store_path: str, url: str) -> ForkProcess:
@@ -159,12 +157,6 @@ def _recorded(path: str) -> set[str]:
     ids = {entry.id for entry in store.pending(limit=1_000_000)}
     store.close()
     return ids
-
-
-def _streamed(url: str) -> Counter[str]:
-    with redis.Redis.from_url(url) as client:
-        entries: Any = client.xrange("watchword:alerts")
-    return Counter(json.loads(fields[b"event"])["id"] for _, fields in entries)
 
 
 def _compare(done: Counter[str], expected: set[str], found: Counter[str]) -> Count:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Printed", "watch"]
+import redis
+
+__all__ = ["Printed", "streamed_ids", "watch"]
 
 RUN_STREAM = Path(__file__).parent.parent / "run_stream.py"
 
@@ -44,3 +46,10 @@ def watch(sources: Mapping[str, Path], output: Path, options: Sequence[str] = ()
         alerts=tuple(line for line in lines if line["type"].startswith("watchword.alert.")),
         summary=next(line for line in lines if line["type"] == "summary"),
     )
+
+
+def streamed_ids(url: str) -> list[str]:
+    """Ids of every event in the alert stream of a Redis, oldest first, doubled ones too."""
+    with redis.Redis.from_url(url) as client:
+        entries: Any = client.xrange("watchword:alerts")
+    return [json.loads(fields[b"event"])["id"] for _, fields in entries]

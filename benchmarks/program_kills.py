@@ -23,11 +23,8 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import redis
-
-from benchmarks.program import RUN_STREAM
+from benchmarks.program import RUN_STREAM, streamed_ids
 from benchmarks.real_frames import clip
 from pipeline.alerts import EmbeddedRedis
 
@@ -77,7 +74,7 @@ def run(kills: int, seed: int) -> Count:
             segments += len(_segments(process.pid))
             sys.stderr.write(f"kill {number} of {kills}, {mid_run} in the middle of the work\n")
         _finish(_start(home / "killed", real.url), home / "killed")
-        expected, found = set(_ids(measure.url)), Counter(_ids(real.url))
+        expected, found = set(streamed_ids(measure.url)), Counter(streamed_ids(real.url))
         return Count(
             kills=kills,
             mid_run=mid_run,
@@ -170,12 +167,6 @@ def _processes() -> dict[int, tuple[int, str]]:
 def _segments(pid: int) -> list[Path]:
     """Shared memory that a program with this id has made; where it is files (Linux)."""
     return list(Path("/dev/shm").glob(f"ww{pid}-*"))
-
-
-def _ids(url: str) -> list[str]:
-    with redis.Redis.from_url(url) as client:
-        entries: Any = client.xrange("watchword:alerts")
-    return [json.loads(fields[b"event"])["id"] for _, fields in entries]
 
 
 def main() -> int:

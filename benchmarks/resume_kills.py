@@ -29,9 +29,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
-from benchmarks.program import RUN_STREAM
+from benchmarks.program import RUN_STREAM, streamed_ids
 from benchmarks.real_frames import clip
 from pipeline.alerts import EmbeddedRedis
 
@@ -92,7 +90,7 @@ def run(command: Command, home: Path, kills: int, seed: int) -> Count:
         begun_s = time.monotonic()
         _finish(command.start(home / "unbroken", server.url, resume=False))
         whole_s = time.monotonic() - begun_s
-        wanted, events = _outcome(home / "unbroken"), set(_ids(server.url))
+        wanted, events = _outcome(home / "unbroken"), set(streamed_ids(server.url))
     count.files, count.events = len(wanted), len(events)
     while count.kills < kills:
         with EmbeddedRedis() as server:
@@ -103,7 +101,7 @@ def run(command: Command, home: Path, kills: int, seed: int) -> Count:
                 count.mid_run += any(output.glob("*.part")) or any(output.glob("*.vtt"))
                 process = command.start(output, server.url, resume=True)
             _finish(process)
-            found = Counter(_ids(server.url))
+            found = Counter(streamed_ids(server.url))
             count.lost += len(events - set(found))
             count.duplicates += sum(found.values()) - len(found)
         got = _outcome(output)
@@ -152,12 +150,6 @@ def _lasting(path: Path, output: Path) -> str:
 
 def _without(record: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in keys}
-
-
-def _ids(url: str) -> list[str]:
-    with redis.Redis.from_url(url) as client:
-        entries: Any = client.xrange("watchword:alerts")
-    return [json.loads(fields[b"event"])["id"] for _, fields in entries]
 
 
 def main() -> int:
