@@ -6,7 +6,7 @@ import copy
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,14 @@ class Phase(Enum):
     TUNING = "decoder alone, cross-entropy, by the fitted hazard read-out"
     SELF_CRITICAL = "decoder alone, rewards"
     OVER = "nothing: the training is over"
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    phase: Phase
+    first_epoch: int
+    epochs: int
+    learning_rate: float
 
 
 class CaptionerTraining(nn.Module):
@@ -220,18 +228,24 @@ class Trainer:
         )
 
     def _phase(self) -> Phase:
-        config = self.config
-        for phase, epochs in (
-            (Phase.JOINT, config.epochs),
-            (Phase.TUNING, config.epochs + config.tuning_epochs),
+        return self._stretch().phase
+
+    def _stretch(self) -> _Stretch:
+        """The phase that the epoch belongs to, with its first epoch, length and learning rate."""
+        config, first = self.config, 0
+        for phase, epochs, rate in (
+            (Phase.JOINT, config.epochs, config.learning_rate),
+            (Phase.TUNING, config.tuning_epochs, config.tuning_learning_rate),
             (
                 Phase.SELF_CRITICAL,
-                config.epochs + config.tuning_epochs + config.self_critical_epochs,
+                config.self_critical_epochs,
+                config.self_critical_learning_rate,
             ),
         ):
-            if self.epoch < epochs:
-                return phase
-        return Phase.OVER
+            if self.epoch < first + epochs:
+                return _Stretch(phase, first, epochs, rate)
+            first += epochs
+        return _Stretch(Phase.OVER, first, 0, 0.0)
 
     def _fit_readout(self) -> None:
         """Fit on the features of the averaged encoder, blended with the one it started from.
@@ -427,17 +441,9 @@ class Trainer:
 
     def _set_learning_rate(self, within: float) -> None:
         """Linear decay to a twentieth over the epochs of each phase."""
-        config = self.config
-        first, rate, epochs = {
-            Phase.JOINT: (0, config.learning_rate, config.epochs),
-            Phase.TUNING: (config.epochs, config.tuning_learning_rate, config.tuning_epochs),
-            Phase.SELF_CRITICAL: (
-                config.epochs + config.tuning_epochs,
-                config.self_critical_learning_rate,
-                config.self_critical_epochs,
-            ),
-        }[self._phase()]
-        rate *= 1 - 0.95 * (self.epoch - first + within) / epochs
+        stretch = self._stretch()
+        passed = (self.epoch - stretch.first_epoch + within) / stretch.epochs
+        rate = stretch.learning_rate * (1 - 0.95 * passed)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
 

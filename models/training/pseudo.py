@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.captioner import Captioner, Hypothesis
+from models.checkpoint import CheckpointError
 from models.registry import load_captioner
 from models.training.sources import DataError, read_folder
 
@@ -78,6 +79,6 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     try:
         kept = label(options.data, load_captioner(options.model), options.least_probability)
-    except DataError as error:
+    except (DataError, CheckpointError) as error:
         parser.error(str(error))
     print(f"{kept} captions in {options.data / 'captions.jsonl'}")
