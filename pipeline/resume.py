@@ -139,7 +139,7 @@ def fingerprint(spec: CameraSpec, setup: Setup, ready: Ready) -> str:
         "capture": spec.capture.model_dump(mode="json"),
         "start": None if spec.start_time is None else spec.start_time.isoformat(),
         "masks": spec.masks,
-        "model": [ready.identity, config.model.beam_size, config.model.max_words],
+        "model": [ready.identity, ready.runtime, config.model.beam_size, config.model.max_words],
         "window": config.model.window_frames,
         "rules": setup.rules.version,
         "groups": _groups_of(spec.name, setup),
