@@ -193,7 +193,6 @@ class Trainer:
         }
         if self.divergences:  # near zero, the latent says nothing
             scores["train/latent_nats_a_caption"] = float(torch.stack(self.divergences).mean())
-            self.divergences.clear()
         for name, value in scores.items():
             writer.add_scalar(name, value, self.epoch)
         self.export(self.folder / "checkpoint")
@@ -347,6 +346,7 @@ class Trainer:
         order = random.Random(seed)
         rewarded = phase is Phase.SELF_CRITICAL
         self.model.train()
+        self.divergences = []
         total, count = 0.0, 0
         share = (self.processes.rank, self.processes.count)
         drawn = Batches(repeated, self.cache, self.vocabulary, config.batch_clips, order, share)
