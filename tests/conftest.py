@@ -11,6 +11,8 @@ from hypothesis import settings
 from pipeline.alerts import EmbeddedRedis
 from pipeline.store import Store
 
+pytest_plugins = ["secret_watch"]
+
 # A busy machine is no fault of the code: properties are checked, not times.
 settings.register_profile("watchword", deadline=None)
 settings.load_profile("watchword")

@@ -48,13 +48,16 @@ class Program:
             start_new_session=self.group,
         )
 
-    def read_until(self, text: str, times: int = 1) -> None:
+    def read_until(self, text: str, times: int = 1) -> str:
         """Read stdout until ``times`` lines with ``text`` have come; the end of it is an error."""
+        read = []
         while times:
             line = self.process.stdout.readline()
             if not line:
                 raise AssertionError(f"ended before {text!r}: {self.process.stderr.read()}")
+            read.append(line)
             times -= text in line
+        return "".join(read)
 
     def finish(self, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Wait for the end; stdout is what :meth:`read_until` has not read."""

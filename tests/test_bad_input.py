@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import pytest
 import typer
+from planted import PASSWORD
 from program import (
     CLIPS,
     DEMO_RULES,
@@ -32,7 +33,6 @@ from pipeline.config import ConfigError
 from pipeline.store import Store
 
 WEIGHTS = ROOT / "models" / "weights" / "default"
-SECRET = "hunter2"
 RTSP_401 = (
     b"RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\n"
     b'WWW-Authenticate: Basic realm="camera"\r\nContent-Length: 0\r\n\r\n'
@@ -73,12 +73,12 @@ def test_wrong_files_and_options_are_refused_before_anything_starts(tmp_path: Pa
         (["--config", config], "config.yaml:2: unknown key 'capture.analysis_fsp'; did you mean"),
         (["--config", tmp_path / "none.yaml"], "no such file"),
         (["--format", "vtt,doc"], "format"),
-        (["--redis-url", f"http://x:{SECRET}@y"], "redis://"),
+        (["--redis-url", f"http://x:{PASSWORD}@y"], "redis://"),
     )
     for arguments, said in arguments_and_what_is_said:
         done = watchword("run", CLIPS / "bikes.mp4", "--output", tmp_path / "out", *arguments)
         assert_one_line(done, 2, said)
-        assert SECRET not in done.stderr
+        assert PASSWORD not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -197,8 +197,8 @@ def test_unreachable_and_refusing_cameras_are_told_once_and_the_secret_never(tmp
     with (
         refusing_camera() as port,
         program(
-            *("run", f"away=rtsp://admin:{SECRET}@127.0.0.1:1/live"),
-            *(f"refused=rtsp://admin:{SECRET}@127.0.0.1:{port}/live", "--output", output),
+            *("run", f"away=rtsp://admin:{PASSWORD}@127.0.0.1:1/live"),
+            *(f"refused=rtsp://admin:{PASSWORD}@127.0.0.1:{port}/live", "--output", output),
             "--json",
         ) as running,
     ):
@@ -216,17 +216,17 @@ def test_unreachable_and_refusing_cameras_are_told_once_and_the_secret_never(tmp
     assert "away: rtsp://***@127.0.0.1:1/live: cannot reach 127.0.0.1:1" in told[0]
     assert "the camera refuses this user or password; correct them" in told[1]
     written = "".join(path.read_text("latin-1") for path in output.iterdir())
-    assert SECRET not in done.stdout + done.stderr + written
+    assert PASSWORD not in done.stdout + done.stderr + written
     assert "Traceback" not in done.stderr
 
 
 def test_alerts_outlive_a_redis_that_is_not_there(tmp_path: Path):
     done = watchword(
         *("run", f"car={CLIPS / 'carphone_pristine.mp4'}", "--rules", DEMO_RULES),
-        *("--output", tmp_path, "--json", "--redis-url", f"redis://:{SECRET}@127.0.0.1:1/0"),
+        *("--output", tmp_path, "--json", "--redis-url", f"redis://:{PASSWORD}@127.0.0.1:1/0"),
     )
     assert done.returncode == 0, done.stderr
-    assert SECRET not in done.stdout + done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
     assert "alerts wait in the outbox" in done.stderr
     assert json_lines(done.stdout)[-1]["total"]["windows"]["captioned"] == 4
     printed = [x["id"] for x in json_lines(done.stdout) if x["type"].startswith("watchword.alert")]

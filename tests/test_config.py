@@ -50,8 +50,8 @@ def test_default_file_spells_out_the_defaults() -> None:
 
 
 def test_example_overlays_a_cameras_own_capture() -> None:
-    config = load_config(CONFIGS / "cameras.example.yaml", {"LOBBY_PASSWORD": "p4ss"})
-    assert config.cameras["lobby"].source == "rtsp://viewer:p4ss@192.0.2.10:554/stream1"
+    config = load_config(CONFIGS / "cameras.example.yaml", {"LOBBY_PASSWORD": "hunter2"})
+    assert config.cameras["lobby"].source == "rtsp://viewer:hunter2@192.0.2.10:554/stream1"
     assert "changeme" in config.cameras["loading-dock"].source
     dock = config.capture_of("loading-dock")
     assert (dock.transport, dock.analysis_fps, dock.read_timeout_s) == ("udp", 5.0, 5.0)

@@ -21,13 +21,13 @@ def findings(*arguments: str) -> tuple[int, dict[str, dict[str, object]]]:
 def test_doctor_tells_what_works_and_what_does_not(tmp_path: Path) -> None:
     config = tmp_path / "site.yaml"
     config.write_text(
-        "redis: {url: 'redis://:secret@127.0.0.1:1/0', timeout_s: 0.2}\nmodel: {name: none}\n"
+        "redis: {url: 'redis://:hunter2@127.0.0.1:1/0', timeout_s: 0.2}\nmodel: {name: none}\n"
         f"store: {{path: '{tmp_path}/new/store.sqlite3'}}\n"
     )
     code, found = findings("--config", str(config))
     assert code == 1
     assert [what for what, finding in found.items() if not finding["good"]] == ["redis", "model"]
-    assert "secret" not in str(found) and "no model" in str(found["model"]["says"])
+    assert "hunter2" not in str(found) and "no model" in str(found["model"]["says"])
     assert not (tmp_path / "new").exists(), "it left something behind"
 
 
@@ -42,8 +42,8 @@ def test_doctor_captions_with_the_shipped_model(tmp_path: Path) -> None:
 def test_doctor_asks_the_redis_that_it_is_given(tmp_path: Path) -> None:
     config = tmp_path / "site.yaml"
     config.write_text("redis: {timeout_s: 0.2}\nmodel: {name: none}\n")
-    _, found = findings("--config", str(config), "--redis-url", "redis://:secret@127.0.0.1:1/0")
-    assert not found["redis"]["good"] and "secret" not in str(found["redis"])
+    _, found = findings("--config", str(config), "--redis-url", "redis://:hunter2@127.0.0.1:1/0")
+    assert not found["redis"]["good"] and "hunter2" not in str(found["redis"])
 
 
 def test_doctor_says_what_a_machine_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,10 +95,10 @@ def test_acl_user_with_the_documented_rights(server: EmbeddedRedis, store: Store
         " publish info"
     )
     admin.acl_setuser(
-        "writer", enabled=True, passwords=["+s3cret"], keys=["watchword:*"],
+        "writer", enabled=True, passwords=["+hunter3"], keys=["watchword:*"],
         channels=["watchword:*"], commands=[f"+{name}" for name in commands.split()], reset=True,
     )  # fmt: skip
-    publisher = _publish(store, server.url.replace("//", "//writer:s3cret@"))
+    publisher = _publish(store, server.url.replace("//", "//writer:hunter3@"))
     assert publisher.stop() == 0
     assert publisher.failures == 0
     assert admin.xlen("watchword:alerts") == 1

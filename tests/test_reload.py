@@ -57,8 +57,8 @@ def test_differences_turn_the_old_cameras_into_the_new(old: dict[str, int], new:
 
 def test_new_credentials_masks_groups_and_fixed_sections_are_differences():
     old = setup({"a": 1})
-    secret = replace(old.specs[0], source=parse_source("rtsp://u:p@h:1/x"))
-    other = replace(old.specs[0], source=parse_source("rtsp://u:q@h:1/x"))
+    secret = replace(old.specs[0], source=parse_source("rtsp://u:hunter2@h:1/x"))
+    other = replace(old.specs[0], source=parse_source("rtsp://u:hunter3@h:1/x"))
     assert differences(
         Setup(old.config, (secret,), RULES), Setup(old.config, (other,), RULES)
     ).changed == (other,)

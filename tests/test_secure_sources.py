@@ -11,6 +11,7 @@ import pytest
 import trustme
 from capture_run import Run
 from media import write_video
+from planted import ESCAPED_PASSWORD, ODD_PASSWORD, OTHER_PASSWORD, PASSWORD
 from rtsp_server import RtspServer
 from tcp_relay import Login, TcpRelay
 
@@ -20,7 +21,7 @@ from pipeline.messages import CameraState
 from pipeline.sources import parse_source
 
 pytestmark = pytest.mark.fault
-PASSWORDS = ("plain", "h@nter/2:#?%é漢", "50%25 & more+")
+PASSWORDS = (PASSWORD, ODD_PASSWORD, ESCAPED_PASSWORD)
 PATIENT = CaptureConfig(analysis_fps=5, open_timeout_s=20.0, stale_after_s=20.0)
 
 
@@ -67,23 +68,23 @@ def test_rtsp_over_tls_with_a_self_signed_certificate(
 
 
 def test_a_wrong_password_over_tls_is_told_as_such(server: RtspServer, self_signed: ssl.SSLContext):
-    with TcpRelay(server.port, Login("admin", "right"), self_signed) as relay:
-        url = relay.url("cam.mp4", "rtsps", "admin:wrong@")
+    with TcpRelay(server.port, Login("admin", PASSWORD), self_signed) as relay:
+        url = relay.url("cam.mp4", "rtsps", f"admin:{OTHER_PASSWORD}@")
         with Run(CameraSpec("cam", parse_source(url), PATIENT)) as run:
             run.take_until(lambda: "cam" in run.capture.errors(), 40)
             assert "refuses this user or password" in run.capture.errors()["cam"]
 
 
 def test_a_changed_password_is_followed_and_the_other_camera_is_not_touched(server: RtspServer):
-    with TcpRelay(server.port, Login("admin", "old")) as relay:
-        old = parse_source(relay.url("cam.mp4", credentials="admin:old@"))
-        new = parse_source(relay.url("cam.mp4", credentials="admin:new@"))
+    with TcpRelay(server.port, Login("admin", PASSWORD)) as relay:
+        old = parse_source(relay.url("cam.mp4", credentials=f"admin:{PASSWORD}@"))
+        new = parse_source(relay.url("cam.mp4", credentials=f"admin:{OTHER_PASSWORD}@"))
         spec = CameraSpec("cam", old, PATIENT)
         other = CameraSpec("other", parse_source(server.url("cam.mp4")), PATIENT)
         with Run(spec, other) as run:
             run.take_until(lambda: all(s.up for s in run.capture.status().values()), 40)
             pid = run.child_pid("other")
-            relay.login = Login("admin", "new")
+            relay.login = Login("admin", OTHER_PASSWORD)
             relay.reset()
             run.take_until(lambda: "refuses" in run.capture.errors().get("cam", ""), 40)
             run.capture.change(replace(spec, source=new))

@@ -74,7 +74,7 @@ def test_names_are_made_unique_and_globs_opened(tmp_path: Path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "clip.mp4").write_bytes(b"\0video")
     (tmp_path / "a" / "notes.txt").write_text("no video")
-    found = expand_sources([f"{tmp_path}/*/*", "door=rtsp://u:p@h:554/x", "rtsp://h/x"])
+    found = expand_sources([f"{tmp_path}/*/*", "door=rtsp://u:hunter2@h:554/x", "rtsp://h/x"])
     assert [name for name, _ in found] == ["clip", "clip-2", "door", "h"]
 
 
