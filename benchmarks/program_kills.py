@@ -70,7 +70,10 @@ def run(kills: int, seed: int) -> Count:
                 time.sleep(chance.uniform(0.0, _BETWEEN_CAPTIONS_S))
             killed, family = _kill(process)
             mid_run += killed and _captions(home / "killed") > 0
-            left += _still_there(family)
+            still_there = _still_there(family)
+            left += len(still_there)
+            for line in still_there:
+                sys.stderr.write(f"still there {_LEFT_WITHIN_S:g} s after a kill: {line}\n")
             segments += len(_segments(process.pid))
             sys.stderr.write(f"kill {number} of {kills}, {mid_run} in the middle of the work\n")
         _finish(_start(home / "killed", real.url), home / "killed")
@@ -131,15 +134,22 @@ def _kill(process: subprocess.Popen[str]) -> tuple[bool, dict[int, str]]:
     return process.wait() < 0, family
 
 
-def _still_there(family: dict[int, str]) -> int:
-    """How many of these processes live on after the time they are given."""
+def _still_there(family: dict[int, str]) -> list[str]:
+    """Command lines of those of these processes that live on after the time they are given."""
     deadline_s = time.monotonic() + _LEFT_WITHIN_S
     while True:
         now = {pid: begun for pid, (_, begun) in _processes().items()}
-        left = sum(now.get(pid) == begun for pid, begun in family.items())
+        left = [pid for pid, begun in family.items() if now.get(pid) == begun]
         if not left or time.monotonic() > deadline_s:
-            return left
+            return [_command_line(pid) for pid in left]
         time.sleep(0.1)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return f"process {pid}, which has just ended"
 
 
 def _descendants(pid: int) -> dict[int, str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -174,8 +176,22 @@ def serve(pipe: Connection, options: CaptionerOptions) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Set before the model's libraries load. Half of the cores: the others decode video.
     os.environ.setdefault("OMP_NUM_THREADS", str(_threads()))
+    _end_with_parent()
     with contextlib.suppress(BrokenPipeError):  # the main process is gone, also while we load
         _serve(pipe, options)
+
+
+def _end_with_parent() -> None:
+    """End at once when the main process is killed: while the model loads nobody reads the pipe."""
+    parent = multiprocessing.parent_process()
+    if parent is None:  # called in a thread of a test
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # nothing here needs an orderly exit: shared memory is only attached
+
+    threading.Thread(target=watch, name="watchword-parent", daemon=True).start()
 
 
 def _serve(pipe: Connection, options: CaptionerOptions) -> None:

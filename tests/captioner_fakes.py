@@ -111,3 +111,10 @@ class Slow(FakeCaptioner):
 
 def slow(model: str, device: str, runtime: str) -> FakeCaptioner:
     return Slow()
+
+
+def never_loads(model: str, device: str, runtime: str) -> FakeCaptioner:
+    """Say that loading has begun, and stay there for an hour."""
+    print("loading", flush=True)
+    time.sleep(3600)
+    return FakeCaptioner()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from captioner_fakes import SIDE
@@ -113,6 +117,25 @@ def test_a_stopped_child_is_replaced_and_its_batch_booked(caplog: pytest.LogCapt
     assert frames.released == [0, 1]
     assert "gave no answer for 2 s; starting it again" in caplog.text
     assert caplog.records[-1].levelno == logging.WARNING
+
+
+@pytest.mark.fault
+def test_a_child_that_still_loads_goes_with_a_killed_parent():
+    parent_code = """
+from pipeline.captioner import CaptionerProcess
+from pipeline.captioner_messages import CaptionerOptions
+CaptionerProcess(CaptionerOptions("captioner_fakes:never_loads", "m"), 60.0).start()
+"""
+    tests = Path(__file__).parent
+    parent = subprocess.Popen(
+        [sys.executable, "-c", parent_code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"},
+    )
+    assert parent.stdout.readline() == "loading\n"
+    parent.kill()
+    parent.communicate(timeout=60)  # returns once the child, too, has let go of its end of stdout
 
 
 # The limit itself
