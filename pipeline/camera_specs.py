@@ -12,7 +12,7 @@ from pipeline.errors import WrongUse
 from pipeline.moments import parse_moment
 from pipeline.outputs.terminal import CameraInfo
 from pipeline.recording_time import named_time
-from pipeline.sources import Source, SourceError
+from pipeline.sources import Source, SourceError, source_bytes
 
 __all__ = ["camera_infos", "camera_specs"]
 
@@ -42,7 +42,10 @@ def camera_specs(
 
 def camera_infos(specs: Sequence[CameraSpec]) -> list[CameraInfo]:
     """What the terminal shows of each camera."""
-    return [CameraInfo(spec.name, spec.source.display) for spec in specs]
+    return [
+        CameraInfo(spec.name, spec.source.display, size_bytes=source_bytes(spec.source))
+        for spec in specs
+    ]
 
 
 def _start(

@@ -21,6 +21,7 @@ __all__ = [
     "check_source",
     "expand_sources",
     "parse_source",
+    "source_bytes",
     "split_credentials",
 ]
 
@@ -187,6 +188,17 @@ def check_source(source: Source) -> None:
         raise SourceError(f"{source.display}: is empty (0 bytes); record or copy it again")
     if _is_text(head):
         raise SourceError(f"{source.display}: is text, not a video; give a video file")
+
+
+def source_bytes(source: Source) -> int | None:
+    """Size of a recording, or of all pictures of a folder; None of what is live or gone."""
+    if source.live:
+        return None
+    path = Path(source.location)
+    try:
+        return sum(one.stat().st_size for one in (images_in(path) if path.is_dir() else [path]))
+    except OSError:
+        return None
 
 
 def images_in(folder: Path) -> list[Path]:

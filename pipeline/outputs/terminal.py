@@ -15,10 +15,12 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import TaskID
 from rich.text import Text
 
 from pipeline.messages import Alert, AlertState, CameraEvent, CameraState, Caption
 from pipeline.outputs.lines import printable
+from pipeline.outputs.progress import TotalProgress
 from pipeline.outputs.summary import RunSummary
 from pipeline.outputs.terminal_parts import (
     CameraInfo,
@@ -27,9 +29,9 @@ from pipeline.outputs.terminal_parts import (
     alert_text,
     books_table,
     captions_table,
-    clock_text,
     closing_lines,
     progress_bars,
+    progress_text,
     shown_time,
     word_probability,
 )
@@ -38,6 +40,8 @@ __all__ = ["CameraInfo", "TerminalView"]
 
 _LINE_INTERVAL_S = 1.0
 _PROGRESS_INTERVAL_S = 10.0
+_PROGRESS_INTERVAL_SHARE = 1 / 60
+"""Progress lines come no more often than in this share of the time so far: few in a long log."""
 
 
 class TerminalView:
@@ -61,6 +65,11 @@ class TerminalView:
         # rich's own lock when it asks for the table, and the two would wait for each other.
         self._lock = threading.Lock()
         self._rows = {info.name: Row(info, progress_at_s=self._started_s) for info in cameras}
+        sizes = {info.name: info.size_bytes for info in cameras if info.size_bytes is not None}
+        self._total = TotalProgress(sizes)
+        self._several = len(sizes) > 1  # of one recording its own progress is the total
+        self._total_at_s = self._started_s
+        self._total_task: TaskID | None = None
         self._bars = progress_bars(console)
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
@@ -68,6 +77,7 @@ class TerminalView:
 
     def __enter__(self) -> TerminalView:
         self._started_s = self._clock()  # what went before, such as loading, is no reading
+        self._total_at_s = self._started_s
         for row in self._rows.values():
             row.progress_at_s = self._started_s
         if self._live is not None:
@@ -130,40 +140,81 @@ class TerminalView:
         self._line(Text(text, style="green" if back else "yellow"))
 
     def progress(self, camera: str, position_s: float, duration_s: float | None = None) -> None:
-        """Move a recording's bar to ``position_s`` seconds of media time.
+        """Move a recording's bar, and that of all together, to ``position_s`` s of media time.
 
         ``duration_s``, once known, says how long the bar is.
         """
+        lines: list[Text] = []
         with self._lock:
             row = self._row(camera)
             if duration_s is not None and row.info.duration_s is None:
                 row.info = replace(row.info, duration_s=duration_s)
-            duration = row.info.duration_s
-            if duration is None or duration <= 0:
-                return
-            position = min(position_s, duration)
-            if row.task is None:
-                row.task = self._bars.add_task(camera, total=duration)
-            self._bars.update(row.task, completed=position)
-            ended = position >= duration
-            if ended and row.state in {"waiting", "watching"}:
-                row.state = "ended"
-            due = self._clock() - row.progress_at_s >= _PROGRESS_INTERVAL_S
-            if due:
-                row.progress_at_s = self._clock()
-        if self._live is None and due and not ended:
-            rate = position / max(self._clock() - self._started_s, 1e-9)
-            left = clock_text((duration - position) / rate) if rate > 0 else "?"
-            share = f"{position / duration:.0%} of {clock_text(duration)}"
-            self._line(Text(f"{camera}: {share}, {rate:.1f}x, {left} left"))
+            self._total.move(camera, position_s, row.info.duration_s)
+            if row.info.duration_s is not None and row.info.duration_s > 0:
+                lines += self._move_bar(row, position_s, row.info.duration_s)
+            lines += self._move_total()
+        for line in lines:
+            self._line(line)
+
+    def _move_bar(self, row: Row, position_s: float, duration_s: float) -> list[Text]:
+        """Move a recording's bar; the line that says it, where it is time for one."""
+        position_s = min(position_s, duration_s)
+        if row.task is None and row.state != "ended":
+            row.task = self._bars.add_task(row.info.name, total=duration_s)
+        if row.task is not None:
+            self._bars.update(row.task, completed=position_s)
+        ended = position_s >= duration_s
+        if ended and row.state in {"waiting", "watching"}:
+            row.state = "ended"
+        if ended or not self._is_due(row.progress_at_s):
+            return []
+        row.progress_at_s = self._clock()
+        rate = position_s / max(self._clock() - self._started_s, 1e-9)
+        left_s = (duration_s - position_s) / rate if rate > 0 else None
+        return [progress_text(row.info.name, position_s / duration_s, duration_s, rate, left_s)]
+
+    def _move_total(self) -> list[Text]:
+        """Move the bar of all recordings; the line that says it, where it is time for one."""
+        total = self._total.now() if self._several else None
+        if total is None:
+            return []
+        who = f"total ({total.ended} of {total.recordings} done)"
+        if self._total_task is None:
+            self._total_task = self._bars.add_task(who, total=total.media_s)
+        self._bars.update(
+            self._total_task, description=who, completed=total.read_s, total=total.media_s
+        )
+        if not self._is_due(self._total_at_s):
+            return []
+        self._total_at_s = self._clock()
+        elapsed_s = self._clock() - self._started_s
+        share = total.read_s / total.media_s
+        return [
+            progress_text(who, share, total.media_s, total.rate(elapsed_s), total.left_s(elapsed_s))
+        ]
+
+    def _is_due(self, last_s: float) -> bool:
+        """Whether it is time for another progress line; a terminal has bars instead."""
+        now_s = self._clock()
+        interval_s = (now_s - self._started_s) * _PROGRESS_INTERVAL_SHARE
+        return self._live is None and now_s - last_s >= max(_PROGRESS_INTERVAL_S, interval_s)
 
     def ended(self, camera: str) -> None:
         """Mark a camera as read to its end, whatever length its file promised."""
         with self._lock:
             row = self._row(camera)
             row.state = "ended"
+            was_read = self._total.end(camera)
             if row.task is not None:
-                self._bars.update(row.task, completed=row.info.duration_s)
+                # Of many recordings only those that are being read have a bar.
+                self._bars.update(
+                    row.task, completed=row.info.duration_s, visible=not self._several
+                )
+            lines = self._move_total()
+        if was_read and self._several and self._live is None:
+            lines.insert(0, Text(f"{camera}: finished"))
+        for line in lines:
+            self._line(line)
 
     def message(self, text: str, style: str = "") -> None:
         """Print a line above the table; control characters are taken out."""
@@ -201,10 +252,12 @@ class TerminalView:
     def drawn(self) -> RenderableType:
         """Draw the table and the bars as they are now; a recording console can print it too."""
         with self._lock:
+            bars = sum(task.visible for task in self._bars.tasks)
+            room = max(1, (self._console.height - 6 - bars) // 3)
             rows = list(self._rows.values())
-            room = max(1, (self._console.height - 6) // 3)
+            if len(rows) > room:  # first those where something goes on
+                rows.sort(key=lambda row: row.idle)
             table = captions_table(rows[:room])
-            bars = any(row.task is not None for row in rows)
         parts: list[RenderableType] = [table]
         if len(rows) > room:
             parts.append(Text(f"and {len(rows) - room} more cameras", style="dim"))

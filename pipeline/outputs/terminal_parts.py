@@ -27,6 +27,7 @@ __all__ = [
     "clock_text",
     "closing_lines",
     "progress_bars",
+    "progress_text",
     "shown_time",
     "word_probability",
 ]
@@ -41,11 +42,15 @@ _STATE_STYLE = {"ALERT": "bold red", "offline": "red", "blind": "yellow", "ended
 
 @dataclass(frozen=True, slots=True)
 class CameraInfo:
-    """A camera as the view shows it; ``display_source`` holds no secret."""
+    """A camera as the view shows it; ``display_source`` holds no secret.
+
+    ``size_bytes`` is a recording's, and None for a live camera.
+    """
 
     name: str
     display_source: str
     duration_s: float | None = None
+    size_bytes: int | None = None
 
 
 @dataclass
@@ -61,6 +66,11 @@ class Row:
     task: TaskID | None = None
     line_at_s: float = -math.inf
     progress_at_s: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing goes on here."""
+        return self.state in {"waiting", "ended"} and not self.open_alerts
 
 
 def captions_table(rows: Iterable[Row]) -> Table:
@@ -196,6 +206,14 @@ def closing_lines(summary: RunSummary) -> Iterable[Text]:
         yield Text("no alerts")
     for path in summary.files:
         yield Text(f"  {printable(str(path))}", style="cyan")
+
+
+def progress_text(
+    who: str, share: float, media_s: float, rate: float, left_s: float | None
+) -> Text:
+    """Say on one line how far something is: ``gate: 50% of 10:00, 4.0x, 01:15 left``."""
+    left = "?" if left_s is None else clock_text(left_s)
+    return Text(f"{who}: {share:.0%} of {clock_text(media_s)}, {rate:.1f}x, {left} left")
 
 
 def shown_time(stamp: FrameStamp) -> str:
