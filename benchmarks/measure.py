@@ -15,9 +15,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Contender", "Timing", "environment", "interleave", "print_table", "write_json"]
+import torch
 
-_PACKAGES = ("torch", "openvino", "onnxruntime", "transformers", "opencv-python", "numpy")
+__all__ = [
+    "Contender",
+    "Timing",
+    "environment",
+    "interleave",
+    "print_environment",
+    "print_table",
+    "print_wall_table",
+    "write_json",
+]
+
+_PACKAGES = (
+    *("torch", "torchvision", "timm", "openvino", "onnxruntime", "transformers"),
+    *("opencv-python", "opencv-python-headless", "numpy"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,9 +86,10 @@ def _cpu_s() -> float:
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what: processor, cores, load, versions."""
+    """Where and with what: processor, graphics device, cores, load, versions."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": _device_name(),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "load": os.getloadavg(),
@@ -82,6 +97,26 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def print_environment() -> None:
+    """Print where and with what, one line an entry."""
+    for name, value in environment().items():
+        if name == "packages":
+            there = ", ".join(f"{key} {v}" for key, v in value.items() if v is not None)
+            print(f"packages: {there}")
+        else:
+            print(f"{name}: {value}")
+    sys.stdout.flush()
+
+
+def _device_name() -> str:
+    """Name of the first CUDA device, or of the processor where there is none."""
+    if not torch.cuda.is_available():
+        return _cpu_name()
+    about = torch.cuda.get_device_properties(0)
+    memory_gib = about.total_memory / 2**30
+    return f"{about.name}, {memory_gib:.0f} GiB, CUDA {torch.version.cuda}"
 
 
 def _cpu_name() -> str:
@@ -109,6 +144,17 @@ def print_table(title: str, timings: dict[str, Timing]) -> None:
     for name, timing in timings.items():
         wall_ms = statistics.median(timing.wall_ms)
         print(f"{name:44s} {timing.least_ms:12.2f} {timing.median_ms:9.2f} {wall_ms:12.2f}")
+
+
+def print_wall_table(title: str, timings: dict[str, Timing]) -> None:
+    """Print one line a contender: wall time least and median, and CPU time beside it."""
+    print(f"\n{title}")
+    print(f"{'':44s} {'wall ms least':>13s} {'median':>9s} {'CPU least':>10s}")
+    for name, timing in timings.items():
+        wall_ms = timing.wall_ms
+        median_ms = statistics.median(wall_ms)
+        print(f"{name:44s} {min(wall_ms):13.3f} {median_ms:9.3f} {timing.least_ms:10.3f}")
+    sys.stdout.flush()
 
 
 def write_json(file: Path, results: dict[str, Any]) -> None:

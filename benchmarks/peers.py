@@ -40,7 +40,7 @@ def generate_with_decoder(
         intermediate_size=8,
     )
     config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    model = Captioner(config).eval()
+    model = Captioner(config).eval().to(features.device)
 
     def run() -> object:
         with torch.inference_mode():
@@ -57,13 +57,20 @@ def generate_with_decoder(
     return run, sum(p.numel() for p in model.decoder.parameters())
 
 
-def blip_base(images: int, beam: int, steps: int) -> Callable[[], object]:
+def blip_base(
+    images: int,
+    beam: int,
+    steps: int,
+    device: str = "cpu",
+    precision: torch.dtype = torch.float32,
+) -> Callable[[], object]:
     """Return captioning of 384-pixel images by a model of BLIP-base's size."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
-    model = BlipForConditionalGeneration(BlipConfig()).eval()
-    side = model.config.vision_config.image_size
-    pixels = torch.zeros(images, 3, side, side)
+    with torch.device(device):
+        model = BlipForConditionalGeneration(BlipConfig()).eval().to(precision)
+        side = model.config.vision_config.image_size
+        pixels = torch.zeros(images, 3, side, side, dtype=precision)
 
     def run() -> object:
         with torch.inference_mode():

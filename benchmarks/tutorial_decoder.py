@@ -12,10 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.runtimes.cuda_graph import Replays
 from models.runtimes.openvino import Graph, run_graph
 
 __all__ = [
     "GraphStep",
+    "ReplayedStep",
     "TutorialDecoder",
     "TutorialState",
     "TutorialStep",
@@ -63,8 +65,8 @@ def tutorial_search(
 
 def _one_image(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> list[int]:
     features = features.expand(beam, REGIONS, FEATURES)
-    previous = torch.full((beam, 1), BEGIN)
-    sequences, scores = previous, torch.zeros(beam, 1)
+    previous = torch.full((beam, 1), BEGIN, device=features.device)
+    sequences, scores = previous, torch.zeros(beam, 1, device=features.device)
     hidden, cell = decoder.initial_state(features)
     for step in range(steps):
         embedded = decoder.words(previous).squeeze(1)
@@ -152,12 +154,33 @@ class GraphStep:
         return logits, TutorialState(hidden, cell)
 
 
+class ReplayedStep:
+    """:class:`TutorialStep` on any device; ``replayed`` as a CUDA graph for each batch size."""
+
+    def __init__(self, decoder: TutorialDecoder, *, replayed: bool) -> None:
+        self._step = TutorialStep(decoder).to(decoder.output.weight.device)
+        self._run = Replays(self._step) if replayed else self._step
+        self._decoder = decoder
+        self._bound: tuple[Tensor, Tensor] | None = None
+
+    def bind(self, features: Tensor) -> TutorialState:
+        """Project features (N, 196, 2048) once; return the state to begin with."""
+        self._bound = features, self._decoder.key(features)
+        return self._decoder.initial_state(features)
+
+    def __call__(self, tokens: Tensor, state: TutorialState) -> tuple[Tensor, TutorialState]:
+        assert self._bound is not None
+        logits, hidden, cell = self._run(tokens, *state, *self._bound)
+        return logits, TutorialState(hidden, cell)
+
+
 def matrix_floor(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> None:
     """Only the matrix products that the search cannot do without, by PyTorch, nothing between."""
     images = len(features)
     rows = images * beam
-    hidden, read = torch.zeros(rows, HIDDEN), torch.zeros(rows, HIDDEN + FEATURES)
-    weights = torch.zeros(images, beam, REGIONS)
+    hidden = features.new_zeros(rows, HIDDEN)
+    read = features.new_zeros(rows, HIDDEN + FEATURES)
+    weights = features.new_zeros(images, beam, REGIONS)
     torch.nn.functional.linear(features, decoder.key.weight)
     for _ in range(steps):
         torch.nn.functional.linear(hidden, decoder.query.weight)

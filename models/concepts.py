@@ -13,7 +13,6 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from simplemma import is_known, lemmatize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +29,9 @@ _LEMMAS = {"playing": "play", "swinging": "swing", **{noun: noun for noun in _NO
 @cache
 def concept_lemma(word: str) -> str:
     """Return the concept a word stands for: ``fights``, ``fought`` and ``fighting`` are fight."""
+    # Only training and asking for words need its dictionaries; encoding and decoding do not.
+    from simplemma import is_known, lemmatize  # noqa: PLC0415
+
     if word in _LEMMAS:
         return _LEMMAS[word]
     lemma = str(lemmatize(word, lang="en")).lower()
