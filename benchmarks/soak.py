@@ -291,7 +291,7 @@ def _slope(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--cameras", type=int, default=5, help="on the server that fails")
+    parser.add_argument("--cameras", type=int, default=7, help="on the server that fails")
     given = parser.parse_args()
     before = _segments()
     with ExitStack() as stack:

@@ -23,10 +23,19 @@ from typing import Any
 from pipeline.camera_feed import CameraFeed, CameraSpec, CameraStatus, FeedState
 from pipeline.camera_news import CameraNews
 from pipeline.channel import Channel, ChannelClosed, Overflow
-from pipeline.config import CaptureConfig
-from pipeline.grab_messages import CaptureAccount, Delivered, Ended, Failed, Opened, Progress
+from pipeline.grab_messages import (
+    CaptureAccount,
+    Delivered,
+    Ended,
+    Failed,
+    Opened,
+    Progress,
+    SourceInfo,
+)
 from pipeline.grabber_start import allow_descriptors, grabber_context, run_grabber
 from pipeline.messages import CameraEvent, FrameRef, SourceEnd
+from pipeline.revival import note_failure, note_silence, settle_end
+from pipeline.segments import Segments, live_slots
 from pipeline.slots import FrameSlots, SharedMemoryFull, SlotLayout
 from pipeline.sources import SourceKind
 from pipeline.staleness import is_stale, patience_s, waits_for_us
@@ -35,18 +44,7 @@ __all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState
 
 log = logging.getLogger(__name__)
 
-_IN_FLIGHT_SLOTS = 4
-# Slots that recordings share, and the least for each: one batch is in the captioner while the next
-# fills, and the fewer frames in a batch, the more a caption costs.
-_RECORDING_SLOTS = 48
-_FEWEST_RECORDING_SLOTS = 16
-_FEWEST_SLOTS = 4  # of a recording where shared memory is short
 _STOP_GRACE_S = 2.0
-
-
-def live_slots(config: CaptureConfig) -> int:
-    """How many pictures of a live camera are in shared memory at most."""
-    return config.queue_frames + _IN_FLIGHT_SLOTS + 2
 
 
 class Capture:
@@ -77,15 +75,15 @@ class Capture:
         clock: Callable[[], float] = time.monotonic,
         max_open_files: int | None = None,
     ) -> None:
-        self._square_pixels = square_pixels
         self._inbox = inbox
         self._news = CameraNews(on_event)
         self._clock = clock
         self._max_open_files = max_open_files or min(8, max(2, _cores()))
         self._context = grabber_context()
-        # Other threads read these three dicts: they are replaced, never changed in place.
+        waiting = sum(spec.overflow is Overflow.WAIT for spec in specs)
+        self._segments = Segments(square_pixels, max(1, min(waiting, self._max_open_files)))
+        # Other threads read these two dicts: they are replaced, never changed in place.
         self._feeds: dict[str, CameraFeed] = {}
-        self._by_segment: dict[str, CameraFeed] = {}  # with those whose frames are still read
         self._past: dict[str, CaptureAccount] = {}  # of cameras removed or changed
         self._commands: deque[Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = multiprocessing.Pipe(duplex=False)
@@ -95,11 +93,9 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="watchword-capture")
         self.finished = threading.Event()
         self.error: Exception | None = None
-        waiting = sum(spec.overflow is Overflow.WAIT for spec in specs)
-        self._recordings = max(1, min(waiting, self._max_open_files))
         try:
             for spec in specs:
-                self._install(self._new_feed(spec))
+                self._install(self._segments.new_feed(spec))
         except SharedMemoryFull:
             self.close()
             raise
@@ -118,10 +114,7 @@ class Capture:
     def close(self) -> None:
         """Stop, and free the shared memory: after this no frame can be read any more."""
         self.stop()
-        for feed in self._by_segment.values():
-            feed.slots.close()
-            feed.slots.unlink()
-        self._by_segment = {}
+        self._segments.close()
 
     def add(self, spec: CameraSpec) -> None:
         """Begin to capture one more camera.
@@ -133,7 +126,7 @@ class Capture:
         """
         if spec.name in self._feeds:
             raise ValueError(f"camera {spec.name!r} is there already")
-        feed = self._new_feed(spec)
+        feed = self._segments.new_feed(spec)
         self._command(lambda: self._install(feed))
 
     def remove(self, camera: str) -> None:
@@ -147,7 +140,7 @@ class Capture:
             SharedMemoryFull: There is no room for its pictures; it goes on as before.
 
         """
-        new = self._new_feed(spec)
+        new = self._segments.new_feed(spec)
 
         def replace() -> None:
             old = self._feeds[spec.name]
@@ -159,24 +152,26 @@ class Capture:
 
     def release(self, ref: FrameRef) -> None:
         """Give a frame's slot back; any thread, once for every frame taken or dropped."""
-        feed = self._by_segment.get(ref.segment)
+        feed = self._segments.feed_of(ref.segment)
         if feed is None:
             return
         feed.release(ref.slot)
         if feed.over or self._feeds.get(feed.spec.name) is not feed:
-            self._command(lambda: self._free_if_unused(feed))
+            self._command(lambda: self._segments.free_if_unused(feed))
 
     def slots_of(self, ref: FrameRef) -> FrameSlots:
         """Return the slots that an unreleased frame lies in, to read it in this process."""
-        return self._by_segment[ref.segment].slots
+        feed = self._segments.feed_of(ref.segment)
+        assert feed is not None, "a released frame cannot be read"
+        return feed.slots
 
     def layout_of(self, ref: FrameRef) -> SlotLayout:
         """Return where an unreleased frame's slots lie, for a child that attaches."""
-        return self._by_segment[ref.segment].slots.layout
+        return self.slots_of(ref).layout
 
     def holds(self, camera: str) -> bool:
         """Whether a camera is captured, or frames of it are still under way."""
-        return any(feed.spec.name == camera for feed in self._by_segment.values())
+        return self._segments.holds(camera)
 
     def accounts(self) -> dict[str, CaptureAccount]:
         """Where each camera's frames went, those of removed cameras too."""
@@ -233,8 +228,7 @@ class Capture:
             return
         now_s = self._clock()
         busy = sum(1 for feed in self._feeds.values() if feed.process and not feed.spec.source.live)
-        # Recordings that ended hold shared memory until their last frames have been looked at.
-        held = sum(1 for feed in self._by_segment.values() if not feed.spec.source.live)
+        held = self._segments.recordings_held()
         for feed in self._feeds.values():
             queued = feed.state is FeedState.QUEUED
             retry = feed.retry_at_s is not None and now_s >= feed.retry_at_s
@@ -280,8 +274,7 @@ class Capture:
 
     def _on_message(self, feed: CameraFeed, message: object) -> None:
         if isinstance(message, Opened):
-            feed.info, feed.state = message.info, FeedState.RUNNING
-            feed.newest_s = self._clock()
+            self._on_open(feed, message.info)
         elif isinstance(message, Progress):
             self._book(feed, message)
         elif isinstance(message, Delivered):
@@ -295,8 +288,18 @@ class Capture:
                 self._tell_end(feed.spec.name)
         elif isinstance(message, Failed):
             self._book(feed, message.progress)
-            feed.dying_reason = message.sentence
-            feed.retry_at_s = self._clock() + self._retry_delay_s(feed, message)
+            note_failure(feed, message, self._clock())
+
+    def _on_open(self, feed: CameraFeed, info: SourceInfo) -> None:
+        asked_in_vain = feed.spec.capture.hardware_decoding and not info.hardware
+        if asked_in_vain and feed.info is None:  # once, not at every reconnect
+            log.warning(
+                "camera %s: hardware_decoding is asked for, but this machine has none "
+                "that OpenCV can use for this video; the processor decodes it",
+                feed.spec.name,
+            )
+        feed.info, feed.state = info, FeedState.RUNNING
+        feed.newest_s = self._clock()
 
     def _book(self, feed: CameraFeed, progress: Progress) -> None:
         feed.book(progress)
@@ -321,43 +324,18 @@ class Capture:
         with contextlib.suppress(ChannelClosed):
             self._inbox.put(SourceEnd(camera), camera, Overflow.WAIT, sys.maxsize)
 
-    def _retry_delay_s(self, feed: CameraFeed, failure: Failed) -> float:
-        if failure.refused:
-            return feed.restarts.after_refusal()
-        return feed.restarts.after_failure(self._clock())
-
     def _on_child_gone(self, feed: CameraFeed) -> None:
         came_frame = feed.came_frame
         feed.child_gone()
         if feed.state is FeedState.FINISHED or self._stopping:
             feed.state = FeedState.FINISHED
-            self._free_if_unused(feed)
+            self._segments.free_if_unused(feed)
             return
-        if feed.dying_reason is None:
-            feed.retry_at_s = self._clock() + feed.restarts.after_crash(self._clock())
-            feed.dying_reason = f"{feed.spec.source.display}: the grabber process died"
-        elif not feed.spec.source.live:
-            feed.retry_at_s = None  # a file that cannot be read will not mend by itself
-        feed.error = feed.dying_reason
-        self._enter_retry(feed)
+        reason = settle_end(feed, self._clock())
+        if feed.over:
+            self._segments.free_if_unused(feed)
         if not came_frame or feed.state is FeedState.FAILED:
-            self._news.offline(feed, feed.dying_reason)
-
-    def _enter_retry(self, feed: CameraFeed) -> None:
-        if feed.restarts.exhausted:
-            feed.error = f"{feed.dying_reason} too often; it is tried again every 30 s"
-        finite = not feed.spec.source.live
-        if finite and (feed.restarts.exhausted or feed.retry_at_s is None):
-            feed.error, feed.retry_at_s = feed.dying_reason, None
-            feed.state = FeedState.FAILED
-        else:
-            feed.state = FeedState.FAILED if feed.restarts.exhausted else FeedState.RETRYING
-        if finite and feed.state is FeedState.FAILED:
-            self._free_if_unused(feed)
-            return  # the end of the run tells it
-        if feed.error != feed.warned:  # a camera that stays away is told once
-            feed.warned = feed.error
-            log.warning("camera %s: %s", feed.spec.name, feed.error)
+            self._news.offline(feed, reason)
 
     def _watch(self) -> None:
         now_s = self._clock()
@@ -371,47 +349,19 @@ class Capture:
             if is_stale(feed, now_s):
                 self._news.offline(feed, f"no new frame for {quiet_s:.1f} s")
             if feed.process is not None and quiet_s >= patience_s(feed):
-                self._give_up_child(feed, quiet_s)
-
-    def _give_up_child(self, feed: CameraFeed, quiet_s: float) -> None:
-        display = feed.spec.source.display
-        feed.dying_reason = f"{display}: no new frame for {quiet_s:.1f} s"
-        if feed.spec.source.live:
-            feed.slow_opens += int(not feed.came_frame)
-            feed.retry_at_s = self._clock() + feed.restarts.after_failure(self._clock())
-        else:
-            feed.dying_reason = None  # counted against the budget, like a death
-        feed.newest_s = self._clock()
-        feed.kill()
-
-    def _new_feed(self, spec: CameraSpec) -> CameraFeed:
-        if spec.overflow is Overflow.WAIT:
-            slots = max(_FEWEST_RECORDING_SLOTS, _RECORDING_SLOTS // self._recordings)
-        else:
-            slots = live_slots(spec.capture)
-        feed = CameraFeed(spec, self._square_pixels, slots)
-        if spec.source.live:
-            self._allot(feed)
-        return feed
-
-    def _allot(self, feed: CameraFeed) -> None:
-        unwritten = sum(other.slots.unwritten_bytes for other in self._by_segment.values())
-        feed.allot(_FEWEST_SLOTS, unwritten)
+                note_silence(feed, quiet_s, now_s)
 
     def _make_room(self, feed: CameraFeed) -> bool:
         """See that a recording whose turn has come has its slots."""
         if not feed.allotted:
             try:
-                self._allot(feed)
+                self._segments.allot(feed)
             except OSError as error:
                 feed.error = f"{feed.spec.source.display}: {error}"
                 feed.state = FeedState.FAILED
                 return False
-            self._note_segment(feed)
+            self._segments.note(feed)
         return True
-
-    def _note_segment(self, feed: CameraFeed) -> None:
-        self._by_segment = {**self._by_segment, feed.slots.layout.segment: feed}
 
     def _install(self, feed: CameraFeed) -> None:
         if feed.spec.source.kind is SourceKind.RTSP and feed.spec.capture.transport == "udp":
@@ -419,8 +369,7 @@ class Capture:
                 "camera %s: over UDP lost packets show as damaged pictures; prefer transport: tcp",
                 feed.spec.name,
             )
-        if feed.allotted:
-            self._note_segment(feed)
+        self._segments.note(feed)
         self._feeds = {**self._feeds, feed.spec.name: feed}
         self.finished.clear()
 
@@ -433,17 +382,7 @@ class Capture:
         self._past = {**self._past, name: past + feed.account()}
         self._feeds = {other: kept for other, kept in self._feeds.items() if other != name}
         self._inbox.remove_lane(name)
-        self._free_if_unused(feed)
-
-    def _free_if_unused(self, feed: CameraFeed) -> None:
-        if feed.lends or not feed.allotted:
-            return
-        segment = feed.slots.layout.segment
-        if segment not in self._by_segment:
-            return
-        self._by_segment = {s: kept for s, kept in self._by_segment.items() if s != segment}
-        feed.slots.close()
-        feed.slots.unlink()
+        self._segments.free_if_unused(feed)
 
     def _command(self, command: Callable[[], None]) -> None:
         self._commands.append(command)

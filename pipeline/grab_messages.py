@@ -92,13 +92,17 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What the source says of itself; ``frames`` and ``duration_s`` are None when unknown."""
+    """What the source says of itself; ``frames`` and ``duration_s`` are None when unknown.
+
+    ``hardware`` is whether something else than the processor decodes it.
+    """
 
     width: int
     height: int
     fps: float
     frames: int | None
     duration_s: float | None
+    hardware: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,8 @@ class VideoReader:
         duration_s = frames / fps if frames and 0.01 <= fps <= 1000.0 else None
         width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        return SourceInfo(width, height, fps, frames, duration_s)
+        hardware = self._capture.get(cv2.CAP_PROP_HW_ACCELERATION) > cv2.VIDEO_ACCELERATION_NONE
+        return SourceInfo(width, height, fps, frames, duration_s, hardware)
 
 
 class FolderReader:

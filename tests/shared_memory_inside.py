@@ -22,7 +22,7 @@ def main(video: Path, filled: bool) -> None:
     run = Run(file_spec("cam", video, preview_pixels=1280))
     with run:
         if filled:
-            run.take_until(lambda: bool(run.capture._by_segment), 60)
+            run.take_until(lambda: run.capture.holds("cam"), 60)
             fill_shared_memory()
         run.take_all()
         print(run.capture.errors().get("cam"), run.capture.accounts()["cam"].balanced)

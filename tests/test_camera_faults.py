@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import logging
 import os
 import signal
@@ -15,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import pytest
 from capture_run import CLIPS, Run
 from hypothesis import given
 from hypothesis import strategies as st
-from media import picture, write_video
+from media import write_video
 from planted import MARK, ODD_PASSWORD
 from rtsp_server import RtspServer
+from web_camera import web_server
 
 from pipeline import staleness
 from pipeline.camera_feed import CameraFeed, FeedState
@@ -241,45 +240,6 @@ def test_key_frames_of_a_live_camera_and_none_between(tmp_path: Path):
     assert 1 <= account.grabbed <= 30, "about one a second, not twenty-five"
     assert account.balanced
     assert refs
-
-
-@contextmanager
-def web_server(folder: Path) -> Iterator[int]:
-    """Files of a folder over HTTP, and ``/live.mjpg``, an endless motion JPEG."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments, directory=str(folder))
-
-        def do_GET(self) -> None:
-            if self.path != "/live.mjpg":
-                super().do_GET()
-                return
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
-            self.end_headers()
-            for number in range(500):
-                _, jpeg = cv2.imencode(".jpg", picture(number % 256, 128, 96))
-                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
-                try:
-                    self.wfile.write(head % len(jpeg) + jpeg.tobytes() + b"\r\n")
-                except OSError:
-                    return
-                threading.Event().wait(0.04)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.fault

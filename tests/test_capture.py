@@ -132,7 +132,9 @@ def test_a_live_cameras_dead_grabber_comes_back_and_the_others_lose_nothing(
     assert all(account.balanced for account in accounts.values())
     for name in "bc":
         own = [ref.stamp.sequence for ref in refs if ref.stamp.camera == name]
-        assert own == list(range(own[0], own[0] + len(own)))
+        assert own == sorted(set(own))
+        # Of frames that come in the same millisecond, as after a pause, one is looked at.
+        assert own[-1] - own[0] + 1 - len(own) <= accounts[name].unsampled
         assert not accounts[name].dropped and not accounts[name].failed
 
 
