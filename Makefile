@@ -9,7 +9,7 @@ DEMO_OUTPUT ?= output/demo
 # Through the environment and unexpanded, so that a path may hold spaces, quotes and dollars.
 export DEMO_VIDEO := $(value VIDEO)
 
-.PHONY: demo test test-slow bench check lint format soak clean
+.PHONY: demo test test-slow bench check lint format soak api clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/python run_stream.py demo --output "$(DEMO_OUTPUT)" -- $${DEMO_VIDEO:+"$$DEMO_VIDEO"}
@@ -29,6 +29,10 @@ bench: $(VENV)/.bench
 			"live --cameras 1 8 16 --seconds 20" curves; do \
 		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit 1; \
 	done
+
+# The API reference, from the docstrings.
+api: $(VENV)/.api
+	$(BIN)/python docs/api.py
 
 check: $(VENV)/.check lint test
 
@@ -63,6 +67,10 @@ $(VENV)/.test: $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --editable ".[bench]"
+	@touch $@
+
+$(VENV)/.api: $(VENV)/.base
+	$(PIP) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.clips import light_clip
+from benchmarks.processes import memory_kib, processes, slope
 from tests.capture_run import CLIPS
 from tests.rtsp_server import RtspServer, free_port
 
@@ -110,7 +111,7 @@ class Program:
     def sample(self, began_s: float) -> Sample:
         """Look at the program as it is now."""
         sample = Sample(time.monotonic() - began_s)
-        for pid, kind in _processes(self._process.pid):
+        for pid, kind in processes(self._process.pid):
             try:
                 _add(sample, pid, kind)
             except (FileNotFoundError, ProcessLookupError):
@@ -156,45 +157,14 @@ class Program:
             return answer.read().decode()
 
 
-def _processes(root: int) -> Iterator[tuple[int, str]]:
-    """Every process below ``root``, itself included, with what it is."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int(
-                    (entry / "stat").read_text().rsplit(")")[-1].split()[1]
-                )
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    kinds = {root: "main"}
-    for _ in range(3):
-        for pid, parent in parents.items():
-            if parent in kinds and pid not in kinds:
-                kinds[pid] = "grabber" if kinds[parent] == "forkserver" else _kind(pid)
-    yield from kinds.items()
-
-
 def _segments() -> set[Path]:
     """Shared memory of this soak's cameras; another program beside it has other names."""
     marks = ("ww*-soak*", "ww*-steady*", "ww*-record*")
     return {path for mark in marks for path in Path("/dev/shm").glob(mark)}
 
 
-def _kind(pid: int) -> str:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return "gone"
-    for mark, kind in ((b"forkserver", "forkserver"), (b"spawn_main", "captioner")):
-        if mark in command:
-            return kind
-    return "other"
-
-
 def _add(sample: Sample, pid: int, kind: str) -> None:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    sizes = {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
+    sizes = memory_kib(pid)
     private_kib = sizes["Private_Clean"] + sizes["Private_Dirty"]
     descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
@@ -268,8 +238,8 @@ def report(samples: list[Sample], warm_up_s: float) -> None:
     print(f"{'':22s}first last | least most | growth (bound) a 1,000 captions | a reconnect")
     for name, unit in GROWING:
         values = np.array([getattr(sample, name) for sample in kept], float)
-        slope, error = _slope(times, values)
-        growth, bound = slope * span_s, (slope + 2 * error) * span_s
+        a_second, error = slope(times, values)
+        growth, bound = a_second * span_s, (a_second + 2 * error) * span_s
         shares = [1000 / max(captions, 1), 1 / max(reconnects, 1)]
         each = " | ".join(f"{growth * share:+.2f} ({bound * share:+.2f})" for share in shares)
         print(
@@ -278,14 +248,6 @@ def report(samples: list[Sample], warm_up_s: float) -> None:
         )
     each_kib = [sample.grabbers_kib / sample.grabbers for sample in kept if sample.grabbers]
     print(f"a grabber's own memory: median {np.median(each_kib):.0f} KiB, most {max(each_kib):.0f}")
-
-
-def _slope(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Least squares slope a second, and its standard error."""
-    centred = times - times.mean()
-    slope = float((centred * values).sum() / (centred**2).sum())
-    rest = values - values.mean() - slope * centred
-    return slope, float(np.sqrt((rest**2).sum() / max(len(times) - 2, 1) / (centred**2).sum()))
 
 
 def main() -> None:

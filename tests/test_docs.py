@@ -31,13 +31,20 @@ def _commands() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [t for t in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for target in _LINK.findall(index.read_text())}
+    assert set((ROOT / "docs").glob("*.md")) - linked == {index}
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_code_are_commands(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = [*re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)]
