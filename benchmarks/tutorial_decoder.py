@@ -7,16 +7,21 @@ one image at a time, features repeated over the beams, projected again at every 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from models.runtimes.cuda_graph import Replays
+from models.hypotheses import Hypothesis
 from models.runtimes.openvino import Graph, run_graph
+from models.runtimes.replays import CudaRecorder
+from models.runtimes.search_graphs import SearchGraphs
+from models.search import SearchConfig
 
 __all__ = [
     "GraphStep",
+    "PlainStep",
     "ReplayedStep",
     "TutorialDecoder",
     "TutorialState",
@@ -154,24 +159,53 @@ class GraphStep:
         return logits, TutorialState(hidden, cell)
 
 
-class ReplayedStep:
-    """:class:`TutorialStep` on any device; ``replayed`` as a CUDA graph for each batch size."""
+class TutorialMemory(NamedTuple):
+    """Features (N, 196, 2048) and their keys (N, 196, 512)."""
 
-    def __init__(self, decoder: TutorialDecoder, *, replayed: bool) -> None:
-        self._step = TutorialStep(decoder).to(decoder.output.weight.device)
-        self._run = Replays(self._step) if replayed else self._step
+    features: Tensor
+    keys: Tensor
+
+
+class PlainStep:
+    """:class:`TutorialStep` in plain PyTorch, on any device."""
+
+    def __init__(self, decoder: TutorialDecoder) -> None:
+        self.device = decoder.output.weight.device
+        self._step = TutorialStep(decoder).to(self.device)
         self._decoder = decoder
-        self._bound: tuple[Tensor, Tensor] | None = None
+        self._bound: TutorialMemory | None = None
 
     def bind(self, features: Tensor) -> TutorialState:
         """Project features (N, 196, 2048) once; return the state to begin with."""
-        self._bound = features, self._decoder.key(features)
+        self._bound = TutorialMemory(features, self._decoder.key(features))
         return self._decoder.initial_state(features)
+
+    def one_word(
+        self, tokens: Tensor, state: TutorialState, memory: TutorialMemory
+    ) -> tuple[Tensor, TutorialState]:
+        logits, *parts = self._step(tokens, *state, *memory)
+        return logits, TutorialState(*parts)
 
     def __call__(self, tokens: Tensor, state: TutorialState) -> tuple[Tensor, TutorialState]:
         assert self._bound is not None
-        logits, hidden, cell = self._run(tokens, *state, *self._bound)
-        return logits, TutorialState(hidden, cell)
+        return self.one_word(tokens, state, self._bound)
+
+
+class ReplayedStep(PlainStep):
+    """The same on a GPU, searched with as recorded CUDA graphs."""
+
+    def __init__(self, decoder: TutorialDecoder) -> None:
+        super().__init__(decoder)
+        self._searching = SearchGraphs(self.one_word, CudaRecorder(self.device))
+
+    def search(
+        self,
+        state: TutorialState,
+        config: SearchConfig,
+        trace: Callable[[TutorialState], Tensor] | None,
+    ) -> list[list[Hypothesis]]:
+        assert self._bound is not None
+        return self._searching(state, self._bound, config, trace)
 
 
 def matrix_floor(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Choice", "Hypothesis", "Record", "length_penalty"]
@@ -64,6 +66,7 @@ class Record:
         longs = torch.zeros((3, *shape), dtype=torch.int64, device=device)
         floats = torch.full((2, *shape), _DEAD, device=device)
         self._all = Choice(longs[0], longs[1], floats[0], floats[1], longs[2])
+        self._log_probs = floats
         self._alpha = alpha
         penalties = [length_penalty(t + 1, alpha) for t in range(steps)]
         self._penalty = torch.tensor(penalties, device=device).view(-1, 1, 1)
@@ -88,72 +91,139 @@ class Record:
             ended = ended.index_select(1, images)
         return ended.transpose(0, 1).flatten(1).topk(rank, -1).values[:, -1]
 
-    def hypotheses(self, count: int) -> list[list[Hypothesis]]:
-        """Return the ``count`` best of each image: the ended, then the newest live prefixes."""
-        host = Choice(*(part.cpu() for part in self._all))
-        traces = [(_positions(images), seen.cpu()) for images, seen in self._traces]
-        results = []
-        for image in range(host.token.shape[1]):
-            choices = Choice(*(part[:, image] for part in host))
-            seen = [seen[at[image] if at else image] for at, seen in traces if _has(at, image)]
-            reader = _Reader(choices, seen, self._alpha)
-            results.append(reader.best(count) or [_NOTHING])
-        return results
+    def clear(self) -> None:
+        """Forget all choices."""
+        self._log_probs.fill_(_DEAD)
+
+    def hypotheses(
+        self,
+        count: int,
+        images: int | None = None,
+        traces: Sequence[Tensor] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Return the ``count`` best of each image: the ended, then the newest live prefixes.
+
+        Args:
+            count: How many of each, at most.
+            images: Read only so many images, the first.
+            traces: What was seen at each step by all images, where :meth:`trace` was not told.
+
+        """
+        paths = _Paths(Choice(*(part[:, :images].cpu().numpy() for part in self._all)), self._alpha)
+        best = paths.best(count)
+        seen = self._traces if traces is None else [(None, part) for part in traces]
+        return paths.read(best, _gathered(seen, paths.parents(best)))
 
 
-def _positions(images: Tensor | None) -> dict[int, int] | None:
-    if images is None:
-        return None
-    return {image: position for position, image in enumerate(images.tolist())}
+class _Best(NamedTuple):
+    """Ends of paths, (N, count) each: score, log P, last step (-1: none) and its slot.
+
+    Where ``there`` is False, there are fewer.
+    """
+
+    score: NDArray[np.float64]
+    total: NDArray[np.float64]
+    last: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    finished: NDArray[np.bool_]
+    there: NDArray[np.bool_]
 
 
-def _has(positions: dict[int, int] | None, image: int) -> bool:
-    return positions is None or image in positions
+class _Paths:
+    """Follows the back-pointers of all images at once; arrays are (T, N, K)."""
 
+    def __init__(self, choices: Any, alpha: float) -> None:
+        self._choices = choices
+        self._log_prob = choices.log_prob.astype(np.float64)
+        self._steps, self._images, self._slots = self._log_prob.shape
+        self._penalty = np.array([length_penalty(t, alpha) for t in range(self._steps + 1)])
 
-class _Reader:
-    """Follows the back-pointers of one image."""
+    def best(self, count: int) -> _Best:
+        """Ends of the best paths: the ended by their score, then the live of the newest step."""
+        ended, live = self._ended(), self._live()
+        order = np.argsort(-ended.score, axis=1, kind="stable")[:, :count]
+        ended = _Best(*(np.take_along_axis(part, order, 1) for part in ended))
+        both = _Best(*(np.concatenate(parts, 1) for parts in zip(ended, live, strict=True)))
+        first = np.argsort(~both.there, axis=1, kind="stable")[:, :count]
+        return _Best(*(np.take_along_axis(part, first, 1) for part in both))
 
-    def __init__(self, choices: Choice, seen: Sequence[Tensor], alpha: float) -> None:
-        self._token, self._parent, _, _, self._ended_parent = (c.tolist() for c in choices)
-        self._log_prob: list[list[float]] = choices.log_prob.tolist()
-        self._ended: list[list[float]] = choices.ended.tolist()
-        self._seen = seen
-        self._alpha = alpha
+    def _ended(self) -> _Best:
+        total = self._choices.ended.astype(np.float64)
+        score = total / self._penalty[1:, None, None]
+        last = np.broadcast_to(np.arange(self._steps)[:, None, None] - 1, total.shape)
+        there = total > _DEAD
+        parts = (score, total, last, self._choices.ended_parent, there, there)
+        return _Best(*(part.transpose(1, 0, 2).reshape(self._images, -1) for part in parts))
 
-    def best(self, count: int) -> list[Hypothesis]:
-        found = [
-            self._ended_at(t, slot, total)
-            for t, totals in enumerate(self._ended)
-            for slot, total in enumerate(totals)
-            if total > _DEAD
+    def _live(self) -> _Best:
+        alive = self._log_prob[:, :, 0] > _DEAD
+        newest = np.where(alive, np.arange(self._steps)[:, None], -1).max(0)
+        total = self._log_prob[newest, np.arange(self._images)]
+        last = np.broadcast_to(newest[:, None], total.shape)
+        slot = np.broadcast_to(np.arange(self._slots), total.shape)
+        score = total / self._penalty[newest + 1][:, None]
+        there = (total > _DEAD) & (last >= 0)
+        return _Best(score, total, last, slot, np.zeros_like(there), there)
+
+    def _walk(self, best: _Best) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Go back over the steps: a step, which paths have it, and their slots in it."""
+        images, slot = np.arange(self._images)[:, None], best.slot
+        for t in range(self._steps - 1, -1, -1):
+            has = best.last >= t
+            yield t, has, slot
+            slot = np.where(has, self._choices.parent[t, images, slot], slot)
+
+    def parents(self, best: _Best) -> NDArray[np.int64]:
+        """Slot that each step of each path extends, (T, N, count); 0 where it has no such step."""
+        found = np.zeros((self._steps, *best.slot.shape), np.int64)
+        images = np.arange(self._images)[:, None]
+        for t, has, slot in self._walk(best):
+            found[t] = np.where(has, self._choices.parent[t, images, slot], 0)
+        return found
+
+    def read(self, best: _Best, traces: Tensor | None) -> list[list[Hypothesis]]:
+        """Read paths into hypotheses; ``traces`` is (T, N, count, ...) on the host."""
+        images = np.arange(self._images)[:, None]
+        tokens = np.zeros((*best.slot.shape, self._steps), np.int64)
+        totals = np.zeros((*best.slot.shape, self._steps + 1))
+        for t, has, slot in self._walk(best):
+            tokens[..., t] = self._choices.token[t, images, slot]
+            totals[..., t] = np.where(has, self._log_prob[t, images, slot], 0.0)
+        np.put_along_axis(totals, best.last[..., None] + 1, best.total[..., None], -1)
+        table = (*(part.tolist() for part in best), tokens.tolist())
+        with np.errstate(invalid="ignore"):  # behind a path's end there is nothing to subtract
+            words = np.diff(totals, axis=-1, prepend=0.0).tolist()
+        return [
+            [
+                Hypothesis(
+                    tuple(path[: last + 1]),
+                    total,
+                    tuple(own[: last + 1 + finished]),
+                    score,
+                    finished,
+                    None if traces is None or last < 0 else traces[: last + 1, image, place],
+                )
+                for place, (score, total, last, _, finished, there, path, own) in enumerate(
+                    zip(*row, words[image], strict=True)
+                )
+                if there
+            ]
+            or [_NOTHING]
+            for image, row in enumerate(zip(*table, strict=True))
         ]
-        found.sort(key=lambda hypothesis: -hypothesis[0])
-        entries = [*found, *self._live()][:count]
-        return [self._read(*entry) for entry in entries]
 
-    def _ended_at(self, t: int, slot: int, total: float) -> tuple[float, float, int, int, bool]:
-        score = total / length_penalty(t + 1, self._alpha)
-        return score, total, t - 1, self._ended_parent[t][slot], True
 
-    def _live(self) -> list[tuple[float, float, int, int, bool]]:
-        """The newest step's live prefixes."""
-        last = max((t for t, row in enumerate(self._log_prob) if row[0] > _DEAD), default=-1)
-        penalty = length_penalty(last + 1, self._alpha)
-        row = self._log_prob[last] if last >= 0 else []
-        return [(p / penalty, p, last, k, False) for k, p in enumerate(row) if p > _DEAD]
-
-    def _read(self, score: float, total: float, last: int, slot: int, finished: bool) -> Hypothesis:
-        """Read backwards from slot ``slot`` of step ``last``."""
-        totals = [total] if finished else []
-        tokens, seen = [], []
-        for t in range(last, -1, -1):
-            tokens.append(self._token[t][slot])
-            totals.append(self._log_prob[t][slot])
-            slot = self._parent[t][slot]
-            if self._seen:
-                seen.append(self._seen[t][slot])
-        steps = zip(totals, [*totals[1:], 0.0], strict=True)
-        words = tuple(after - before for after, before in steps)
-        trace = torch.stack(seen[::-1]) if seen else None
-        return Hypothesis(tuple(tokens[::-1]), total, words[::-1], score, finished, trace)
+def _gathered(
+    traces: Sequence[tuple[Tensor | None, Tensor]], parents: NDArray[np.int64]
+) -> Tensor | None:
+    """Cut out of each step's traces what the paths saw: (steps, N, count, ...) on the host."""
+    if not traces:
+        return None
+    slots = torch.from_numpy(parents).to(traces[0][1].device)
+    steps = []
+    for (images, seen), slot in zip(traces, slots, strict=False):
+        place = torch.arange(len(slot), device=slot.device)
+        if images is not None:  # an image that has left has no such step, so any place will do
+            place = torch.zeros_like(place).index_copy_(0, images, place[: len(images)])
+        steps.append(seen[place.unsqueeze(1), slot.clamp_max(seen.shape[1] - 1)])
+    return torch.stack(steps).cpu()

@@ -14,14 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from models.hypotheses import Choice, Hypothesis, Record, length_penalty
 
-__all__ = ["Hypothesis", "Leavable", "NgramBlock", "Processor", "SearchConfig", "Step", "search"]
+__all__ = [
+    "BeamSearch",
+    "Front",
+    "Hypothesis",
+    "Leavable",
+    "NgramBlock",
+    "Processor",
+    "SearchConfig",
+    "Step",
+    "Whole",
+    "search",
+]
 
 State = TypeVar("State", bound="tuple[Tensor, ...]")
 Step = Callable[[Tensor, State], "tuple[Tensor, State]"]
@@ -45,6 +56,15 @@ class Leavable(Protocol):
 
     def keep(self, images: Tensor) -> None:
         """Go on with ``images`` (n,) int64 only: their places among those there are now."""
+
+
+class Whole(Protocol):
+    """A step that can search on its own, with a result that is the same."""
+
+    def search(
+        self, state: Any, config: SearchConfig, trace: Callable[[Any], Tensor] | None
+    ) -> list[list[Hypothesis]]:
+        """Do what :func:`search` does without processors."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +109,12 @@ def search(
     if not state:
         raise ValueError("the state needs at least one tensor, to tell the batch size")
     with torch.inference_mode():
-        return _Search(step, config, processors, trace).run(state)
+        if not processors and hasattr(step, "search"):
+            whole: Whole = step
+            return whole.search(state, config, trace)
+        device = state[0].device
+        forbidden = torch.tensor(config.forbidden, dtype=torch.int64, device=device)
+        return BeamSearch(step, config, forbidden, processors, trace).run(state)
 
 
 def _reorder(state: State, rows: Tensor) -> State:
@@ -114,7 +139,7 @@ class NgramBlock:
         return log_probs.scatter_reduce_(1, grams[..., -1], limit, "amin")
 
 
-class _Front(NamedTuple):
+class Front(NamedTuple):
     """Where a search stands.
 
     `images` (n,) that still search (None: all), the last `tokens` (rows,), log P of the prefixes
@@ -127,29 +152,39 @@ class _Front(NamedTuple):
     history: Tensor
 
 
-class _Search(Generic[State]):
+class BeamSearch(Generic[State]):
+    """The search's parts: its start, one word on, and whether to go on.
+
+    ``forbidden`` (n,) int64 are ``config.forbidden`` on the device, in any order, repeated or not.
+    """
+
     def __init__(
         self,
         step: Step[State],
         config: SearchConfig,
-        processors: Sequence[Processor],
-        trace: Callable[[State], Tensor] | None,
+        forbidden: Tensor,
+        processors: Sequence[Processor] = (),
+        trace: Callable[[State], Tensor] | None = None,
     ) -> None:
         self.step, self.config, self.trace = step, config, trace
+        self.forbidden = forbidden
         block = (NgramBlock(config.block_ngrams),) if config.block_ngrams else ()
         self.processors = (*block, *processors)
 
     def run(self, state: State) -> list[list[Hypothesis]]:
+        """Search from a state with one row an image."""
         config, like = self.config, state[0]
         if not len(like):
             return []
-        self.forbidden = torch.tensor(config.forbidden, dtype=torch.int64, device=like.device)
         record = Record(config.max_length, len(like), config.beam_size, config.length_penalty, like)
-        front = self._start(like)
+        front = self.start(like)
         for t in range(config.max_length):
-            front, state = self._advance(front, state, record, t)
+            images = front.images
+            front, state, seen = self.advance(front, state, record, t)
+            if seen is not None:
+                record.trace(images, seen)
             if (t + 1) % config.check_every == 0:
-                going = self._going(front, record, t + 1)
+                going = self.going(front, record, t + 1)
                 count = int(going.sum())  # the one host sync
                 if not count:
                     break
@@ -157,18 +192,20 @@ class _Search(Generic[State]):
                     front, state = self._leave(front, state, going.nonzero().view(-1))
         return record.hypotheses(config.n_best)
 
-    def _start(self, like: Tensor) -> _Front:
+    def start(self, like: Tensor) -> Front:
+        """Begin with one prefix for each row of ``like``."""
         images, device = len(like), like.device
         tokens = torch.full((images,), self.config.begin, dtype=torch.int64, device=device)
         live = torch.zeros((images, 1), device=device)
-        return _Front(None, tokens, live, tokens.new_zeros((images, 0)))
+        return Front(None, tokens, live, tokens.new_zeros((images, 0)))
 
-    def _advance(self, front: _Front, state: State, record: Record, t: int) -> tuple[_Front, State]:
-        """One word on, for every prefix."""
+    def advance(
+        self, front: Front, state: State, record: Record, t: int
+    ) -> tuple[Front, State, Tensor | None]:
+        """One word on, for every prefix; the third is what was traced, (n, slots, ...)."""
         images, live = front.images, front.live
         scores, state = self.step(front.tokens, state)
-        if self.trace is not None:
-            record.trace(images, self.trace(state).view(*live.shape, -1))
+        seen = None if self.trace is None else self.trace(state).view(*live.shape, -1)
         choice = self._select(live, *self._extend(scores, front.history, t))
         record.choose(t, images, choice)
         first = torch.arange(0, live.numel(), live.shape[1], device=live.device)
@@ -176,7 +213,7 @@ class _Search(Generic[State]):
         tokens, history = choice.token.reshape(-1), front.history
         if self.processors:
             history = torch.cat((history.index_select(0, rows), tokens.unsqueeze(1)), 1)
-        return _Front(images, tokens, choice.log_prob, history), _reorder(state, rows)
+        return Front(images, tokens, choice.log_prob, history), _reorder(state, rows), seen
 
     def _extend(self, scores: Tensor, history: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the best beam_size + 1 words of each row and their log-probabilities."""
@@ -184,7 +221,7 @@ class _Search(Generic[State]):
         scores = scores.float()
         # NaN or +inf among the scores shows in their norm, and kills the row below.
         norm = scores.logsumexp(-1, keepdim=True)
-        if len(config.forbidden):
+        if len(self.forbidden):
             scores.index_fill_(1, self.forbidden, _DEAD)
         if t + 1 < config.min_length:
             scores[:, config.end] = _DEAD
@@ -216,7 +253,7 @@ class _Search(Generic[State]):
             words.gather(1, kept), parents.gather(1, kept), log_prob, ended, parents[:, :beam]
         )
 
-    def _going(self, front: _Front, record: Record, done: int) -> Tensor:
+    def going(self, front: Front, record: Record, done: int) -> Tensor:
         """Whether a live prefix of each image can still enter its n_best, (n,) bool."""
         alpha = self.config.length_penalty
         best = done + 1 if alpha < 0 else self.config.max_length
@@ -224,7 +261,7 @@ class _Search(Generic[State]):
         beaten = record.nth_best(self.config.n_best, done, front.images) >= attainable
         return ~beaten & (front.live[:, 0] > _DEAD)
 
-    def _leave(self, front: _Front, state: State, going: Tensor) -> tuple[_Front, State]:
+    def _leave(self, front: Front, state: State, going: Tensor) -> tuple[Front, State]:
         """Go on with the images at ``going`` (m,) only."""
         assert isinstance(self.step, Leavable)
         self.step.keep(going)
@@ -232,5 +269,5 @@ class _Search(Generic[State]):
         slots = torch.arange(beam, device=going.device)
         rows = (going.unsqueeze(1) * beam + slots).view(-1)
         images = going if front.images is None else front.images[going]
-        front = _Front(images, front.tokens[rows], front.live[going], front.history[rows])
+        front = Front(images, front.tokens[rows], front.live[going], front.history[rows])
         return front, _reorder(state, rows)

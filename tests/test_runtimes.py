@@ -23,9 +23,10 @@ from tiny_captioner import tiny_captioner
 from models import CheckpointError, load_captioner
 from models.captioner import Captioner
 from models.runtimes import RUNTIMES, use_runtime
-from models.runtimes.cuda_graph import CudaGraphEngine, Replays
+from models.runtimes.cuda_graph import CudaGraphEngine
 from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
 from models.runtimes.openvino import OpenVinoEngine
+from models.runtimes.replays import Replays
 from models.training.export import export
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "dog", "runs", "sits", "here"]
