@@ -121,12 +121,12 @@ class _Best(NamedTuple):
     Where ``there`` is False, there are fewer.
     """
 
-    score: NDArray[np.float64]
-    total: NDArray[np.float64]
-    last: NDArray[np.int64]
-    slot: NDArray[np.int64]
-    finished: NDArray[np.bool_]
-    there: NDArray[np.bool_]
+    score: NDArray[Any]
+    total: NDArray[Any]
+    last: NDArray[Any]
+    slot: NDArray[Any]
+    finished: NDArray[Any]
+    there: NDArray[Any]
 
 
 class _Paths:
