@@ -109,7 +109,7 @@ class Record:
             traces: What was seen at each step by all images, where :meth:`trace` was not told.
 
         """
-        paths = _Paths(Choice(*(part[:, :images].cpu().numpy() for part in self._all)), self._alpha)
+        paths = _Paths([part[:, :images].cpu().numpy() for part in self._all], self._alpha)
         best = paths.best(count)
         seen = self._traces if traces is None else [(None, part) for part in traces]
         return paths.read(best, _gathered(seen, paths.parents(best)))
@@ -132,9 +132,9 @@ class _Best(NamedTuple):
 class _Paths:
     """Follows the back-pointers of all images at once; arrays are (T, N, K)."""
 
-    def __init__(self, choices: Any, alpha: float) -> None:
-        self._choices = choices
-        self._log_prob = choices.log_prob.astype(np.float64)
+    def __init__(self, choices: Sequence[NDArray[Any]], alpha: float) -> None:
+        self._token, self._parent, log_prob, ended, self._ended_parent = choices
+        self._log_prob, self._ended_at = log_prob.astype(np.float64), ended.astype(np.float64)
         self._steps, self._images, self._slots = self._log_prob.shape
         self._penalty = np.array([length_penalty(t, alpha) for t in range(self._steps + 1)])
 
@@ -148,11 +148,11 @@ class _Paths:
         return _Best(*(np.take_along_axis(part, first, 1) for part in both))
 
     def _ended(self) -> _Best:
-        total = self._choices.ended.astype(np.float64)
+        total = self._ended_at
         score = total / self._penalty[1:, None, None]
         last = np.broadcast_to(np.arange(self._steps)[:, None, None] - 1, total.shape)
         there = total > _DEAD
-        parts = (score, total, last, self._choices.ended_parent, there, there)
+        parts = (score, total, last, self._ended_parent, there, there)
         return _Best(*(part.transpose(1, 0, 2).reshape(self._images, -1) for part in parts))
 
     def _live(self) -> _Best:
@@ -171,14 +171,14 @@ class _Paths:
         for t in range(self._steps - 1, -1, -1):
             has = best.last >= t
             yield t, has, slot
-            slot = np.where(has, self._choices.parent[t, images, slot], slot)
+            slot = np.where(has, self._parent[t, images, slot], slot)
 
     def parents(self, best: _Best) -> NDArray[np.int64]:
         """Slot that each step of each path extends, (T, N, count); 0 where it has no such step."""
         found = np.zeros((self._steps, *best.slot.shape), np.int64)
         images = np.arange(self._images)[:, None]
         for t, has, slot in self._walk(best):
-            found[t] = np.where(has, self._choices.parent[t, images, slot], 0)
+            found[t] = np.where(has, self._parent[t, images, slot], 0)
         return found
 
     def read(self, best: _Best, traces: Tensor | None) -> list[list[Hypothesis]]:
@@ -187,7 +187,7 @@ class _Paths:
         tokens = np.zeros((*best.slot.shape, self._steps), np.int64)
         totals = np.zeros((*best.slot.shape, self._steps + 1))
         for t, has, slot in self._walk(best):
-            tokens[..., t] = self._choices.token[t, images, slot]
+            tokens[..., t] = self._token[t, images, slot]
             totals[..., t] = np.where(has, self._log_prob[t, images, slot], 0.0)
         np.put_along_axis(totals, best.last[..., None] + 1, best.total[..., None], -1)
         table = (*(part.tolist() for part in best), tokens.tolist())
