@@ -22,6 +22,7 @@ from pipeline.finisher import Finisher
 from pipeline.messages import CameraEvent
 from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
+from pipeline.outputs.report import REPORT_FILES
 from pipeline.outputs.stage import Sink
 from pipeline.outputs.view import View
 from pipeline.redaction import redact
@@ -117,9 +118,18 @@ class Run:
             )
         summary = self._summary(tuple(files), error)
         write_summary(self.config.output.directory, summary)
+        self._remember_report()
         self._marks.mark_whole(files)
         self._outputs.clear_up(self._complete(), self._unread())
         return summary
+
+    def _remember_report(self) -> None:
+        """Note where the report is, for ``search --play``."""
+        if "report" in self.config.output.formats:
+            page = str((Path(self.config.output.directory) / REPORT_FILES[0]).absolute())
+            unread = self._unread()
+            told = {f"report:{name}": page for name in self._cameras if name not in unread}
+            self.services.store.record(state=told)
 
     def _watch_and_drain(self) -> StageFailed | None:
         """The first failure, also one while draining; a later one only follows from it."""

@@ -129,3 +129,36 @@ def test_the_command_prints_json_and_people_s_lines(path: Path):
     assert line["recording"] == "/footage/gate.mp4"
     shown = runner.invoke(run_stream.app, ["search", "fire truck", "--store", str(path)])
     assert "gate  0:00:01 a fire truck stands" in shown.stdout
+
+
+def played(
+    path: Path, monkeypatch: pytest.MonkeyPatch, browser: bool = True
+) -> tuple[int, str, list[str]]:
+    """Exit code, what is said, and pages opened by ``search --play``."""
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda page: opened.append(page) or browser)
+    done = CliRunner().invoke(run_stream.app, ["search", "zebra", "--store", str(path), "--play"])
+    return done.exit_code, done.output, opened
+
+
+def test_play_opens_the_report_that_tells_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipeline.outputs import CameraSource, OutputSet  # noqa: PLC0415 - for this test alone
+
+    path, report = tmp_path / "s.sqlite3", tmp_path / "report.html"
+    store, outputs = Store(path), OutputSet(tmp_path, [CameraSource("zoo")], ("report",))
+    seen = Caption(FrameStamp("zoo", 0, START, 0, None), "a zebra runs", -1.0)
+    outputs.caption(seen)
+    outputs.close()
+    store.record(captions=[seen], state={"report:zoo": str(report)})
+    store.close()
+    code, _, opened = played(path, monkeypatch)
+    assert (code, opened) == (0, [f"{report.as_uri()}#at=zoo@2026-01-02T00%3A00%3A00%2B00%3A00"])
+    code, _, _ = played(path, monkeypatch, browser=False)
+    assert code != 0, "a live camera has no recording to fall back on"
+    other = OutputSet(tmp_path, [CameraSource("zoo")], ("report",))
+    other.caption(Caption(FrameStamp("zoo", 0, START + timedelta(days=1), 0, None), "a dog", -1.0))
+    other.close()
+    code, _, opened = played(path, monkeypatch)
+    assert (code != 0, opened) == (True, []), "the report was written anew and tells of another day"

@@ -25,7 +25,7 @@ from pipeline.messages import Alert, AlertState, Caption, FrameStamp, Region
 from pipeline.outputs import CameraSource, OutputError, OutputSet
 from pipeline.outputs.cues import Cue, caption_cues
 from pipeline.outputs.report import MOST_PICTURES, CameraReport, write_report
-from pipeline.outputs.scenes import clock, hours, scenes
+from pipeline.outputs.scenes import clock, hours, hours_told, scenes
 from pipeline.outputs.stage import OutputStage
 from pipeline.rules.stage import Judged
 
@@ -84,6 +84,39 @@ def test_hours_follow_the_wall_clock_or_the_recording() -> None:
     assert (clock(372_000), clock(3_661_000), clock(20_000, START)) == (
         "06:12", "1:01:01", "07:00:10"
     )  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40_000), texts), max_size=20),
+    st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)),  # noqa: DTZ001 - made aware below
+)
+def test_hours_together_show_what_the_scenes_do(
+    steps: list[tuple[int, str]], begun: datetime
+) -> None:
+    at, said = 0, []
+    for step, text in steps:
+        at += step
+        said.append((at / 1000, text))
+    found = scenes(caption_cues(said))
+    for started in (None, begun.replace(tzinfo=timezone.utc)):
+        told = hours_told(found, [], started)
+        assert len({(each.day, each.hour) for each in told}) == len(told)
+        assert [each.first_ms for each in told] == sorted(each.first_ms for each in told)
+        assert sum(sum(each.shown_ms.values()) for each in told) == sum(
+            scene.end_ms - scene.start_ms for scene in found
+        )
+
+
+def test_a_long_scene_counts_in_every_hour_and_an_alert_where_it_begins() -> None:
+    found = scenes([cue(0, 9000, "an empty yard"), cue(9000, 9100, "two men at a fence")])
+    alerts = [cue(9050, 9060, "ALERT intruder", severity="critical")]
+    told = hours_told(found, alerts, START)
+    assert [(each.hour, each.scenes, each.mostly, dict(each.alerts)) for each in told] == [
+        ("06:00", 1, "an empty yard", {}),
+        ("07:00", 1, "an empty yard", {}),
+        ("08:00", 1, "an empty yard", {}),
+        ("09:00", 2, "an empty yard", {"critical": 1}),
+    ]
 
 
 def test_pictures_are_bounded_and_spread() -> None:
@@ -292,7 +325,13 @@ def test_markdown_and_json_say_the_same(directory: Path) -> None:
         "a man walks", "a red car is parked " + HOSTILE
     ]  # fmt: skip
     assert told["cameras"][0]["scenes"][1]["time"] == "2026-11-23T06:59:55.000000Z"
+    days = told["cameras"][0]["days"]
+    hours_of = [(day["day"], each) for day in days for each in day["hours"]]
+    assert sum(each["scenes"] for _, each in hours_of) >= 2
+    assert hours_of[0][1]["mostly"] == "a man walks"
     markdown = (directory / "report.md").read_text(encoding="utf-8")
+    for day, each in hours_of:
+        assert f"## {day}" in markdown and f"### {each['hour']}" in markdown
     assert re.search(r"^- \d\d:59:50-\d\d:59:55 a man walks$", markdown, re.MULTILINE)
     assert "<img" not in markdown and "\\*bold\\*" in markdown
 
@@ -328,6 +367,18 @@ def test_a_hand_that_types_and_ticks_filters_the_entries(live: Path) -> None:
     assert "1 of 2 entries" in ticked
     assert re.search(r'<li [^>]*class="scene"[^>]*hidden=""', ticked)
     assert "<title>Watchword report</title>" in ticked, "a caption was run"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_page_goes_to_the_moment_that_it_is_opened_at(directory: Path) -> None:
+    page = directory / "report.html"
+    moment = "2026-11-23T06:59:57%2B00:00"
+    for camera, here in (("gate", 1), ("other", 0)):
+        go = f"location.hash = '#at={camera}@{moment}'"
+        found = re.findall(r'<li [^>]*class="scene here".*?</li>', shown(page, "", go), re.DOTALL)
+        assert len(found) == here
+        assert all("a red car is parked" in each and "#t=5" in each for each in found)
 
 
 @pytest.mark.browser

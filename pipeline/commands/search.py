@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json as json_text
 import shutil
 import subprocess
 import sys
+import webbrowser
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -23,6 +27,8 @@ __all__ = ["search"]
 _STORE = Path(Config().store.path)
 _BEFORE_S = 2.0
 """Playing starts a little before the caption, whose window looks back."""
+_ROUNDING = timedelta(milliseconds=1)
+"""Reports give times in whole milliseconds."""
 
 
 def search(  # noqa: PLR0913 - one parameter an option
@@ -32,7 +38,9 @@ def search(  # noqa: PLR0913 - one parameter an option
     since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The best so many.")] = 20,
-    play: Annotated[bool, typer.Option("--play", help="Open the first at its moment.")] = False,
+    play: Annotated[
+        bool, typer.Option("--play", help="Open the best at its moment: the report, else ffplay.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Search what cameras and recordings showed, best first.
@@ -52,6 +60,7 @@ def search(  # noqa: PLR0913 - one parameter an option
                 limit,
             )
         )
+        report = archive.report(found[0].camera) if found and play else None
     finally:
         archive.close()
     for each in found:
@@ -59,7 +68,7 @@ def search(  # noqa: PLR0913 - one parameter an option
     if not found:
         sys.stderr.write(f"nothing in {store} matches\n")
     elif play:
-        raise typer.Exit(_play(found[0]))
+        raise typer.Exit(_play(found[0], report))
 
 
 def _print(found: Found, as_json: bool) -> None:
@@ -90,9 +99,18 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _play(found: Found) -> ExitCode:
+def _play(found: Found, report: Path | None) -> ExitCode:
+    """Open the report at the moment, where one tells of it and a browser is there; else play."""
+    if report is not None and _tells_of(report, found):
+        at = f"{quote(found.camera, safe='')}@{quote(found.time.isoformat())}"
+        if webbrowser.open(f"{report.as_uri()}#at={at}"):
+            sys.stderr.write(f"opened {report}\n")
+            return ExitCode.DONE
     if found.recording is None or found.media_time_s is None:
-        raise WrongUse(f"{found.camera} was live: there is no recording to play")
+        raise WrongUse(
+            f"{found.camera} was live, so there is no recording to play, and no report tells of "
+            "that moment (or no browser is here); run with --format report for one"
+        )
     if not found.recording.is_file():
         raise WrongUse(f"{found.recording} is not there any more")
     start_s = max(0.0, found.media_time_s - _BEFORE_S)
@@ -103,3 +121,25 @@ def _play(found: Found) -> ExitCode:
     return (
         ExitCode.DONE if subprocess.run(command, check=False).returncode == 0 else ExitCode.FAILED
     )
+
+
+def _tells_of(report: Path, found: Found) -> bool:
+    """Whether the report, which a later run may have written anew, shows that moment."""
+    try:
+        told = json_text.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return report.is_file() and any(
+        _covers(scene, found.time)
+        for camera in told["cameras"]
+        if camera["camera"] == found.camera
+        for scene in camera["scenes"]
+    )
+
+
+def _covers(scene: dict[str, Any], moment: datetime) -> bool:
+    if scene["time"] is None:
+        return False
+    start = datetime.fromisoformat(scene["time"].replace("Z", "+00:00"))
+    lasts = timedelta(seconds=scene["end_s"] - scene["start_s"])
+    return start - _ROUNDING <= moment <= start + lasts + _ROUNDING

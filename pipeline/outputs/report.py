@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from urllib.parse import quote
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import atomic_text
 from pipeline.outputs.lines import to_json_line
-from pipeline.outputs.scenes import Scene, clock, hours, scene_json, scenes
+from pipeline.outputs.scenes import Hour, Scene, clock, hours, hours_told, scene_json, scenes
 from pipeline.outputs.thumbnails import smaller
 
 __all__ = ["MOST_PICTURES", "REPORT_FILES", "CameraReport", "write_report"]
@@ -96,6 +97,7 @@ def _for_json(camera: CameraReport) -> dict[str, Any]:
     return {
         "camera": camera.camera,
         "recording": None if camera.recording is None else str(camera.recording),
+        "days": _days(camera),
         "scenes": [scene_json(scene, camera.started) for scene in camera.scenes],
         "alerts": [_alert(cue) for cue in camera.alerts],
     }
@@ -141,15 +143,51 @@ def _alert(cue: Cue) -> dict[str, Any]:
     }
 
 
+def _days(camera: CameraReport) -> list[dict[str, Any]]:
+    told = hours_told(camera.scenes, camera.alerts, camera.started)
+    return [
+        {
+            "day": day,
+            "hours": [
+                {
+                    "hour": hour.hour,
+                    "scenes": hour.scenes,
+                    "mostly": hour.mostly,
+                    "alerts": dict(hour.alerts),
+                }
+                for hour in group
+            ],
+        }
+        for day, group in groupby(told, lambda hour: hour.day)
+    ]
+
+
 def _markdown(camera: CameraReport) -> Iterator[str]:
     yield f"# {_plain(camera.camera)}\n"
     for cue in camera.alerts:
         yield f"- **{clock(cue.start_ms, camera.started)} {_plain(cue.text)}**"
-    for day, hour, found in hours(camera.scenes, camera.started):
-        yield f"\n## {f'{day} {hour}'.strip()}\n"
-        for scene in found:
-            yield f"- {camera.span(scene)} {_plain(scene.text)}"
+    begun = {(day, hour): found for day, hour, found in hours(camera.scenes, camera.started)}
+    told = hours_told(camera.scenes, camera.alerts, camera.started)
+    for day, group in groupby(told, lambda hour: hour.day):
+        if day:
+            yield f"\n## {day}"
+        for hour in group:
+            yield f"\n### {hour.hour}\n"
+            yield _told(hour) + "\n"
+            for scene in begun.get((day, hour.hour), ()):
+                yield f"- {camera.span(scene)} {_plain(scene.text)}"
     yield ""
+
+
+def _told(hour: Hour) -> str:
+    """One hour in a sentence."""
+    counted = [f"{hour.scenes} scene{'' if hour.scenes == 1 else 's'}"]
+    if hour.alerts:
+        total = sum(hour.alerts.values())
+        each = ", ".join(f"{count} {severity}" for severity, count in hour.alerts.items())
+        counted.append(f"{total} alert{'' if total == 1 else 's'} ({each})")
+    mostly = f"; mostly: {_plain(hour.mostly)}" if hour.mostly else ""
+    return ", ".join(counted) + mostly
 
 
 def _plain(text: str) -> str:

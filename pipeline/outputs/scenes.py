@@ -12,8 +12,9 @@ from pipeline.outputs.cues import LONGEST_CUE_MS, Cue
 from pipeline.outputs.lines import utc_text
 from pipeline.outputs.meaning import content_lemmas, says_the_same
 
-__all__ = ["Scene", "clock", "hours", "scene_json", "scenes"]
+__all__ = ["Hour", "Scene", "clock", "hours", "hours_told", "scene_json", "scenes"]
 
+_HOUR_MS = 3_600_000
 _COMMON = 1 / 3
 """Two captions with so much of their content words in common show the same scene."""
 
@@ -80,6 +81,61 @@ def hours(
         yield (*current, group)
 
 
+@dataclass(slots=True)
+class Hour:
+    """One hour in a line: how many scenes were seen in it, and alerts by severity.
+
+    ``day`` is empty where there is no clock, ``first_ms`` the media time of what it begins with,
+    ``shown_ms`` how long each scene's text stood.
+    """
+
+    day: str
+    hour: str
+    first_ms: int
+    scenes: int = 0
+    shown_ms: Counter[str] = field(default_factory=Counter)
+    alerts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def mostly(self) -> str:
+        """What was seen longest; of several the first. Empty where only alerts are."""
+        return max(self.shown_ms, key=lambda text: self.shown_ms[text], default="")
+
+
+def hours_told(
+    found: Sequence[Scene], alerts: Sequence[Cue], started: datetime | None
+) -> list[Hour]:
+    """Sum up each hour in which something was seen or an alert began, in order.
+
+    Unlike in :func:`hours`, a scene that lasts for hours counts in each of them.
+    """
+    told: dict[tuple[str, str], Hour] = {}
+    # Hours of the clock begin so long before media time zero as its minutes say.
+    past_ms = 0 if started is None else _past_the_hour_ms(started)
+
+    def hour_at(at_ms: int) -> Hour:
+        name = _day_and_hour(at_ms, started)
+        hour = told.setdefault(name, Hour(*name, first_ms=at_ms))
+        hour.first_ms = min(hour.first_ms, at_ms)
+        return hour
+
+    for scene in found:
+        at_ms = scene.start_ms
+        while at_ms < scene.end_ms:
+            hour = hour_at(at_ms)
+            ends_ms = ((at_ms + past_ms) // _HOUR_MS + 1) * _HOUR_MS - past_ms
+            hour.scenes += 1
+            hour.shown_ms[scene.text] += min(scene.end_ms, ends_ms) - at_ms
+            at_ms = ends_ms
+    for alert in alerts:
+        hour_at(alert.start_ms).alerts[alert.severity or ""] += 1
+    return sorted(told.values(), key=lambda hour: hour.first_ms)
+
+
+def _past_the_hour_ms(moment: datetime) -> int:
+    return (moment.minute * 60 + moment.second) * 1000 + moment.microsecond // 1000
+
+
 def scene_json(scene: Scene, started: datetime | None) -> dict[str, Any]:
     """Make a JSON object of a scene; ``time`` is None without a clock."""
     moment = None if started is None else started + timedelta(milliseconds=scene.start_ms)
@@ -116,6 +172,6 @@ def _alike(first: str, second: str) -> bool:
 
 def _day_and_hour(at_ms: int, started: datetime | None) -> tuple[str, str]:
     if started is None:
-        return "", f"hour {at_ms // 3_600_000 + 1}"
+        return "", f"hour {at_ms // _HOUR_MS + 1}"
     moment = started + timedelta(milliseconds=at_ms)
     return moment.strftime("%Y-%m-%d"), moment.strftime("%H:00")

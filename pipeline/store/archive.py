@@ -143,9 +143,16 @@ class Archive:
 
     def recording(self, camera: str) -> Path | None:
         """Return the file a camera's captions come from, if they come from one."""
+        return self._path(f"recording:{camera}")
+
+    def report(self, camera: str) -> Path | None:
+        """Return the HTML report that last told of a camera, if one was written."""
+        return self._path(f"report:{camera}")
+
+    def _path(self, name: str) -> Path | None:
         with self._explained():
             row = self._connection.execute(
-                "SELECT value FROM state WHERE name = ?", (f"recording:{camera}",)
+                "SELECT value FROM state WHERE name = ?", (name,)
             ).fetchone()
         return None if row is None else Path(json.loads(row[0]))
 
