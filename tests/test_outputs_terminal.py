@@ -148,6 +148,16 @@ def test_the_live_view_runs_and_ends_with_the_books(width: int) -> None:
         assert wanted in books
 
 
+def test_the_books_of_long_names_keep_their_heads_at_80_columns() -> None:
+    file = io.StringIO()
+    books = CameraSummary("carpark_2026-11-23_06-00-00", 90_000, 81_000, 1, 9_000, {}, {}, 1, 1)
+    summary = RunSummary((books, books), {}, wall_s=4.0)
+    TerminalView(Console(file=file, width=80), []).summary(summary)
+    heads = next(line for line in file.getvalue().splitlines() if "frames of" in line)
+    terms = ("grabbed", "unsampled", "skipped", "dropped", "failed", "encoded", "captions")
+    assert heads.split()[2:] == list(terms)
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     file = io.StringIO()

@@ -59,6 +59,7 @@ def test_in_a_pipe_the_total_is_said_now_and_then_and_seldom_in_a_long_run() -> 
     file, now = io.StringIO(), [0.0]
     cameras = [CameraInfo("a", "a.mp4", size_bytes=10), CameraInfo("b", "b.mp4", size_bytes=30)]
     with TerminalView(Console(file=file, width=80), cameras, clock=lambda: now[0]) as view:
+        view.progress("a", 0.0, 100.0)
         now[0] = 10.0
         view.progress("a", 50.0, 100.0)
         assert lines_of(file) == [
@@ -68,8 +69,13 @@ def test_in_a_pipe_the_total_is_said_now_and_then_and_seldom_in_a_long_run() -> 
         now[0] = 12.0
         view.ended("a")
         assert lines_of(file)[2:] == ["a: finished"]
+        now[0] = 20.0
+        view.progress("b", 0.0, 300.0)
+        now[0] = 31.0
+        view.progress("b", 110.0, 300.0)
+        assert "b: 37% of 05:00, 10.0x, 00:19 left" in lines_of(file), "it waited for its turn"
         before = len(lines_of(file))
-        for second in range(12, 36_000):
+        for second in range(31, 36_000):
             now[0] = float(second)
             view.progress("b", second / 200, 300.0)
     totals = [line for line in lines_of(file)[before:] if line.startswith("total")]

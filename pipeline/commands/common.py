@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
@@ -49,7 +50,16 @@ class ExitCode(IntEnum):
 
 def redis_of_alerts(given: str | None) -> str:
     """Return the URL that was given, else that of a run on this machine, else Redis' usual one."""
-    return given or next(iter(running_servers()), _USUAL_REDIS)
+    if given:
+        return given
+    found = running_servers()
+    if len(found) > 1:
+        others = ", ".join(found[1:])
+        sys.stderr.write(
+            f"{len(found)} runs are going on here; this is the newest, "
+            f"with --redis-url also {others}\n"
+        )
+    return next(iter(found), _USUAL_REDIS)
 
 
 def redis_hint(url: str, error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_text
+import json as json_module
 import shutil
 import subprocess
 import sys
@@ -126,7 +126,7 @@ def _play(found: Found, report: Path | None) -> ExitCode:
 def _tells_of(report: Path, found: Found) -> bool:
     """Whether the report, which a later run may have written anew, shows that moment."""
     try:
-        told = json_text.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+        told = json_module.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return report.is_file() and any(

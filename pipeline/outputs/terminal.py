@@ -64,7 +64,7 @@ class TerminalView:
         # Guards the rows only. It is never held while printing: the refreshing thread holds
         # rich's own lock when it asks for the table, and the two would wait for each other.
         self._lock = threading.Lock()
-        self._rows = {info.name: Row(info, progress_at_s=self._started_s) for info in cameras}
+        self._rows = {info.name: Row(info) for info in cameras}
         sizes = {info.name: info.size_bytes for info in cameras if info.size_bytes is not None}
         self._total = TotalProgress(sizes)
         self._several = len(sizes) > 1  # of one recording its own progress is the total
@@ -78,8 +78,6 @@ class TerminalView:
     def __enter__(self) -> TerminalView:
         self._started_s = self._clock()  # what went before, such as loading, is no reading
         self._total_at_s = self._started_s
-        for row in self._rows.values():
-            row.progress_at_s = self._started_s
         if self._live is not None:
             self._live.start()
         else:
@@ -161,6 +159,7 @@ class TerminalView:
         position_s = min(position_s, duration_s)
         if row.task is None and row.state != "ended":
             row.task = self._bars.add_task(row.info.name, total=duration_s)
+            row.opened_at_s = row.progress_at_s = self._clock()  # it may have waited for its turn
         if row.task is not None:
             self._bars.update(row.task, completed=position_s)
         ended = position_s >= duration_s
@@ -169,7 +168,7 @@ class TerminalView:
         if ended or not self._is_due(row.progress_at_s):
             return []
         row.progress_at_s = self._clock()
-        rate = position_s / max(self._clock() - self._started_s, 1e-9)
+        rate = position_s / max(self._clock() - row.opened_at_s, 1e-9)
         left_s = (duration_s - position_s) / rate if rate > 0 else None
         return [progress_text(row.info.name, position_s / duration_s, duration_s, rate, left_s)]
 

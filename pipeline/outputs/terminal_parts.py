@@ -65,6 +65,7 @@ class Row:
     open_alerts: set[str] = field(default_factory=set)
     task: TaskID | None = None
     line_at_s: float = -math.inf
+    opened_at_s: float = 0.0
     progress_at_s: float = 0.0
 
     @property
@@ -165,7 +166,8 @@ def _style(alert: Alert) -> str:
 
 def books_table(summary: RunSummary) -> Table:
     """Lay out where the frames went, a row for each camera."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # So tight that all heads fit into 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("frames of", style="bold", max_width=16, no_wrap=True, overflow="ellipsis")
     for term in ("grabbed", "unsampled", "skipped", "dropped", "failed", "encoded", "captions"):
         table.add_column(term, justify="right", no_wrap=True)
