@@ -1,0 +1,71 @@
+"""Make the pictures of README anew: ``python docs/pictures.py [--videos FOLDER]``.
+
+``demo.svg`` is what ``make demo`` prints; ``report.png`` the report of a run over
+``people_one_by_one.mp4`` (Intel IoT sample videos, CC BY 4.0) in that folder, as Chromium shows it.
+To be done after new weights, so that the pictures show what the program says now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+VIDEOS = ROOT.parent / "shared" / "data" / "videos"
+RECORDING = "people_one_by_one.mp4"
+_WIDTH, _WINDOW = 112, "1280,900"
+_STYLES = (("$ ", "bold"), ("ALERT", "bold cyan"), ("alert over", "dim"), (" total", "bold"))
+
+
+def picture_demo(file: Path) -> None:
+    """Run the demo and draw what it prints, long lines cut."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = _run("demo", "--output", folder).replace(folder, "output/demo")
+    printed = re.sub(r"\S*/site-packages/", ".venv/.../", printed).replace(f"{ROOT}/", "")
+    console = Console(record=True, width=_WIDTH, file=io.StringIO())
+    for line in ["$ make demo", *printed.splitlines()]:
+        style = next((style for start, style in _STYLES if line.startswith(start)), "")
+        console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"))
+    file.write_text(console.export_svg(title="make demo"), encoding="utf-8")
+
+
+def picture_report(file: Path, videos: Path) -> None:
+    """Run over the recording, and take a picture of the report."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if browser is None:
+        raise SystemExit("Chromium is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        recording = Path(folder) / "room_2026-11-23_06-12-00.mp4"
+        recording.symlink_to(videos / RECORDING)
+        _run("run", f"room={recording}", "--output", folder, "--format", "report")
+        page = (Path(folder) / "report.html").as_uri()
+        shot = ["--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={file}"]
+        subprocess.run(
+            [browser, *shot, f"--window-size={_WINDOW}", page],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
+
+
+def _run(*arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "run_stream.py"), *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", type=Path, default=VIDEOS)
+    given = parser.parse_args()
+    picture_demo(DOCS / "demo.svg")
+    picture_report(DOCS / "report.png", given.videos.resolve())
