@@ -100,10 +100,16 @@ class CaptionerProcess:
         if isinstance(reply, Ready):
             self._learn(reply)
             return reply
+        hung = self._process.is_alive()
         self.kill()
         if isinstance(reply, Failure):
             raise CaptionerError(reply.message)
-        raise CaptionerError("the captioner ended while loading its model; run `doctor` to see why")
+        raise CaptionerError(
+            f"the captioner has not loaded its model within {LOAD_TIMEOUT_S:g} s; is the machine "
+            "busy with other work?"
+            if hung
+            else "the captioner ended while loading its model; run `doctor` to see why"
+        )
 
     def _learn(self, ready: Ready) -> None:
         """Measure once only, and be patient with a slow machine."""

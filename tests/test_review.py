@@ -310,6 +310,11 @@ def test_escalated_alert_that_is_over_stays_over(server: EmbeddedRedis, desk: De
     with connect(server.url, 1.0) as client:
         (record,) = Reviewer(client).list()
     assert (record.status, record.escalated) == ("over", True)
+    for status, listed in (("escalated", 1), ("over", 1), ("open", 0)):
+        arguments = ["alerts", "list", "--status", status, "--redis-url", server.url]
+        lines = CliRunner().invoke(app, arguments).output.splitlines()
+        assert len(lines) == listed
+        assert all("over, escalated" in line for line in lines)
 
 
 def test_running_program_hears_of_a_snooze(
@@ -388,4 +393,4 @@ def test_answer_is_one_readable_line() -> None:
     review = Review("a1", 1, ReviewState.SNOOZED, "door", "dogs", _AT, "ann", "no\nmore", _AT)
     event = encode_review(review)
     line = event_line(Event(event["id"], event["type"], event["time"], event["data"], "1-1"))
-    assert "alert.snoozed door dogs: a1 by ann until 2026-01-02T03:04:05.000006Z no more" in line
+    assert "alert.snoozed door dogs: a1 by ann until 2026-01-02T03:04:05.000006Z: no more" in line

@@ -11,13 +11,22 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import pytest
+import yaml
+from cloudevents.v1.http import from_json
 from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
 from program import CLIPS, DEMO_RULES, ROOT, assert_books_balance, json_lines, watchword
 
 from pipeline import Config, run
 from pipeline.alerts import EmbeddedRedis, Event, subscribe
+from pipeline.config import CaptureConfig
+from pipeline.frame_clock import FrameSampler
 from pipeline.messages import Alert, Caption
+
+BEFORE_S, AFTER_S = 1.0, 1.5
 
 
 class FilesRun(NamedTuple):
@@ -26,25 +35,29 @@ class FilesRun(NamedTuple):
     done: subprocess.CompletedProcess[str]
     output: Path
     events: list[Event]
+    clips: Path
 
 
 @pytest.fixture(scope="module")
 def files_run(tmp_path_factory: pytest.TempPathFactory) -> FilesRun:
     """Two real clips as two cameras, once for all tests that only look at the outcome."""
-    output = tmp_path_factory.mktemp("run")
+    output, clips = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("clips")
+    config = tmp_path_factory.mktemp("config") / "config.yaml"
+    around = {"before_s": BEFORE_S, "after_s": AFTER_S}
+    config.write_text(yaml.safe_dump({"clips": {"directory": str(clips), **around}}))
     with EmbeddedRedis() as server:
         done = watchword(
             "run",
             f"street={CLIPS / 'bikes.mp4'}",
             f"car={CLIPS / 'carphone_pristine.mp4'}",
             *("--rules", DEMO_RULES, "--output", output, "--redis-url", server.url),
-            *("--format", "vtt,srt,jsonl", "--json"),
+            *("--format", "vtt,srt,jsonl", "--json", "--config", config),
         )
         reads = iter(range(2))
         events = list(
             subscribe(server.url, since="1h", keep_going=lambda: next(reads, None) is not None)
         )
-    return FilesRun(done, output, events)
+    return FilesRun(done, output, events, clips)
 
 
 def test_files_become_captions_alerts_and_exact_books(files_run: FilesRun):
@@ -78,10 +91,60 @@ def test_alerts_are_read_back_from_redis_and_are_those_printed(files_run: FilesR
     schema = Draft202012Validator(json.loads((ROOT / "docs" / "events.schema.json").read_text()))
     for line in printed:
         schema.validate(line)
+        read = from_json(json.dumps(line))  # CloudEvents' own SDK
+        assert (read["id"], read.data) == (line["id"], line["data"])
     assert {event.data["alert_id"] for event in events if event.type.endswith("started")} == {
         event.data["alert_id"] for event in events if event.type.endswith("ended")
     }
     assert [event.data["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+def test_each_alert_has_a_clip_that_plays_the_seconds_around_it(files_run: FilesRun):
+    clips = {event.data["clip"]: event.data for event in files_run.events if _starts(event)}
+    assert clips
+    assert {str(path) for path in files_run.clips.rglob("*.*")} == set(clips)
+    for file, data in clips.items():
+        recording = CLIPS / {"street": "bikes.mp4", "car": "carphone_pristine.mp4"}[data["camera"]]
+        looked_at = _looked_at(recording)
+        from_s, until_s = data["media_time_s"] - BEFORE_S, data["media_time_s"] + AFTER_S
+        expected = [time_s for time_s in looked_at if from_s <= time_s <= until_s]
+        shown = _frames(Path(file))
+        if len(shown) > len(expected):  # a frame beyond the end told that all have come
+            expected.append(min(time_s for time_s in looked_at if time_s > until_s))
+        assert list(shown) == pytest.approx([t - expected[0] for t in expected], abs=0.01)
+        for time_s, picture in zip(expected, shown.values(), strict=True):
+            same = cv2.resize(looked_at[time_s], (picture.shape[1], picture.shape[0]))
+            assert np.abs(same.astype(int) - picture).mean() < 8
+
+
+def _looked_at(recording: Path) -> dict[float, NDArray[np.uint8]]:
+    """Those frames of a recording that a run looks at, by its default settings."""
+    sampler = FrameSampler(CaptureConfig().analysis_fps)
+    return {time_s: image for time_s, image in _frames(recording).items() if sampler.wants(time_s)}
+
+
+def _starts(event: Event) -> bool:
+    return event.type == "watchword.alert.started"
+
+
+def _frames(video: Path) -> dict[float, NDArray[np.uint8]]:
+    """Times in seconds and pictures (H, W, 3) BGR of every frame."""
+    capture, frames = cv2.VideoCapture(str(video)), {}
+    while capture.grab():
+        time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        frames[time_s] = np.asarray(capture.retrieve()[1], np.uint8)
+    return frames
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="needs ffprobe of FFmpeg")
+def test_a_clip_is_h264_as_browsers_play_it(files_run: FilesRun):
+    for clip in files_run.clips.rglob("*.mp4"):
+        command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(clip)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert found.stderr == ""
+        (stream,) = json.loads(found.stdout)["streams"]
+        assert (stream["codec_name"], stream["pix_fmt"]) == ("h264", "yuv420p")
+        assert 0.4 < float(stream["duration"]) < BEFORE_S + AFTER_S + 0.5
 
 
 def test_a_replay_gives_the_same_captions_and_event_ids(files_run: FilesRun, tmp_path: Path):

@@ -65,11 +65,15 @@ class _Clip:
     frames: list[ClipFrame]
     grown_s: float
     whole: bool = False
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = sum(len(frame.jpeg) for frame in self.frames)
 
     def add(self, frame: ClipFrame, max_bytes: int) -> None:
         self.frames.append(frame)
-        size = sum(len(each.jpeg) for each in self.frames)
-        self.whole = frame.time_s >= self.until_s or size >= max_bytes
+        self.size += len(frame.jpeg)
+        self.whole = frame.time_s >= self.until_s or self.size >= max_bytes
 
 
 class ClipRecorder:

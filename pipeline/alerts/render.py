@@ -28,5 +28,6 @@ def event_line(event: Event, as_json: bool = False) -> str:
 def _what(data: dict[str, Any]) -> str:
     if "by" in data:  # somebody answered an alert
         until = f" until {data['until']}" if data.get("until") else ""
-        return f"{data['alert_id']} by {data['by']}{until} {data['note']}"
+        note = f": {data['note']}" if data["note"] else ""
+        return f"{data['alert_id']} by {data['by']}{until}{note}"
     return str(data.get("caption") or data.get("reason") or "")

@@ -35,6 +35,7 @@ By = Annotated[str | None, typer.Option(help="Who answers; the user's name unles
 Note = Annotated[str, typer.Option(help="A remark that is kept and published.")]
 
 _TIMEOUT_S = 5.0
+_STATUSES = ("open", "over", "escalated", "acknowledged", "snoozed", "resolved")
 
 
 @app.command("list")
@@ -43,7 +44,10 @@ def list_alerts(
     rule: Annotated[str, typer.Option(help="A name or glob.")] = "*",
     status: Annotated[
         str | None,
-        typer.Option(help="open, over, acknowledged, snoozed or resolved; all unless given."),
+        typer.Option(
+            help="open, over, escalated (and not answered), acknowledged, snoozed or resolved; "
+            "all unless given."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
     redis_url: RedisUrl = None,
@@ -54,15 +58,14 @@ def list_alerts(
 
     Example: watchword alerts list --status open --camera 'lobby*'
     """
-    known = ("open", "over", "acknowledged", "snoozed", "resolved")
-    if status not in (None, *known):
-        raise WrongUse(f"--status {status!r} is none of {', '.join(known)}")
+    if status not in (None, *_STATUSES):
+        raise WrongUse(f"--status {status!r} is none of {', '.join(_STATUSES)}")
     shown = 0
     for record in _with(redis_url, prefix, lambda reviewer: reviewer.list()):
         if (
             fnmatchcase(record.data["camera"], camera)
             and fnmatchcase(record.data["rule"], rule)
-            and status in (None, record.status)
+            and status in (None, record.status, _escalated(record))
         ):
             print(_json(record.to_json()) if json else _line(record))
             shown += 1
@@ -185,10 +188,16 @@ def _say(review: Review, as_json: bool) -> None:
 
 def _line(record: AlertRecord) -> str:
     data = record.data
+    status = ", ".join(filter(None, (record.status, _escalated(record))))
     return printable(
-        f"{record.id}  {record.status:<12}  {data['severity']:<8}  {data['first_seen']}  "
+        f"{record.id}  {status:<15}  {data['severity']:<8}  {data['first_seen']}  "
         f"{data['camera']}  {data['rule']}: {data['caption']}"
     )
+
+
+def _escalated(record: AlertRecord) -> str:
+    """Whether an alert waits, said again louder, for somebody to answer."""
+    return "escalated" if record.escalated and record.review_state is None else ""
 
 
 def _json(record: dict[str, Any]) -> str:
