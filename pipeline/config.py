@@ -337,6 +337,7 @@ _IN_YAML = {  # pydantic speaks of Python's types
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
     "bool_type": "must be true or false",
+    "string_type": "must be text; put it in quotes",
     "too_short": "must not be empty",
 }
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -467,7 +468,7 @@ def _root_causes(error: ValidationError) -> list[Mapping[str, Any]]:
 def _explain(
     name: str, root: yaml.Node, schema: type[BaseModel], detail: Mapping[str, Any]
 ) -> Problem:
-    location: tuple[str | int, ...] = tuple(detail["loc"])
+    location: tuple[str | int, ...] = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
     line = _line_of(root, location)
     where = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
@@ -504,6 +505,18 @@ def _instead(schema: type[BaseModel], key: str | int, known: Sequence[str]) -> s
 def line_of(path: str | Path, location: tuple[str | int, ...]) -> int | None:
     """Line (from 1) at which a setting stands in a file, or the nearest section around it."""
     return _line_of(_compose(str(path)), location)
+
+
+def holds_list(path: str | Path, key: str) -> bool:
+    """Whether what stands under a file's top-level ``key`` is a list.
+
+    Raises:
+        ConfigError: The file is missing or is not YAML.
+
+    """
+    root = _compose(str(path))
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    return any(name.value == key and isinstance(value, yaml.SequenceNode) for name, value in pairs)
 
 
 def _line_of(root: yaml.Node, location: tuple[str | int, ...]) -> int | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from datetime import time as day_time
 from functools import lru_cache
 from pathlib import Path
 
@@ -186,8 +187,24 @@ def test_hazard_rules_keep_silent_on_everyday_captions(text: str) -> None:
 def test_check_tries_the_examples(tmp_path: Path) -> None:
     rule = {"name": "x", "keywords": ["fire"], "examples": {"fires": ["no fire"]}}
     path = write(tmp_path / "rules.yaml", yaml.safe_dump({"rules": [rule]}))
-    with pytest.raises(ConfigError, match=r"rule 'x' must fire on 'no fire' \(negated\)"):
+    with pytest.raises(ConfigError, match=r":4: rule 'x' must fire on 'no fire' \(negated\)"):
         check(path)
+
+
+def test_check_knows_a_rules_file_by_what_it_holds(tmp_path: Path) -> None:
+    for text in ("rules: # mine\n- {name: x, keyword: [y]}\n", "rules: []\n"):
+        with pytest.raises(ConfigError, match=r"keywords|must not be empty"):
+            check(write(tmp_path / "rules.yaml", text))
+
+
+@given(st.times().map(lambda moment: moment.replace(microsecond=0, second=0)))
+def test_a_time_of_day_means_the_same_with_and_without_quotes(moment: day_time) -> None:
+    def start(text: str) -> day_time:
+        written = yaml.safe_load(f"[{{start: {text}}}]")
+        return rules_of(schedule=written).rules[0].spec.schedule[0].start
+
+    assert start(f"{moment:%H:%M}") == start(f"'{moment:%H:%M}'") == moment
+    assert start(f"{moment:%H:%M:%S}") == moment
 
 
 def test_the_examples_of_the_guide_are_rules() -> None:
@@ -215,7 +232,15 @@ def test_a_wrong_example_is_reported() -> None:
         ("regex: ['a*']", 3, "empty text"),
         ("keywords: [fight]\n    severity: high", 4, "severity"),
         ("keywords: [fight]\n    schedule: [{time_zone: Mars/Base}]", 4, "unknown time zone"),
-        ("keywords: [fight]\n    zones: [gate]", None, "unknown zone 'gate'"),
+        ("keywords: [fight]\n    zones: [gate]", 4, "unknown zone 'gate'"),
+        ("keywords: [fight]\n  - name: x\n    keywords: [y]", 4, "another rule is called 'x'"),
+        ("keywords: [fight]\n  - {name: a b, keywords: [y]}", 4, "not usable as a name"),
+        ("keywords: [no]", 3, "put it in quotes"),
+        ("keywords: [a NEAR/b c]", 3, "write NEAR or NEAR/3"),
+        ("keywords: [a]\n    evidence: {concepts: {a b: 0.5}}", 4, "must be one word"),
+        ("keywords: [a]\n    sequence: [{keywords: [b]}]", 2, "make two rules of it"),
+        ("keywords: [a]\n    schedule: [{start: 22}]", 4, "must be a time of day"),
+        ("keywords: [a]\n    schedule: [{end: 24:00}]", 4, 'midnight is "00:00"'),
         ("keywords: [fight]\n    confirm: {matches: 5, of: 3}", 4, "can never be"),
         ("severity: info", 2, "needs either keywords"),
     ],

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.camera_specs import camera_specs
 from pipeline.commands.common import SHIPPED_RULES, ExitCode
-from pipeline.config import Config, ConfigError, Problem, line_of, load_config
+from pipeline.config import Config, ConfigError, Problem, holds_list, line_of, load_config
 from pipeline.outputs.lines import to_json_line
 from pipeline.rules import check_examples, load_rules
 from pipeline.sources import SourceError, expand_sources
@@ -41,7 +41,7 @@ def check(
 def problems_in(file: Path) -> tuple[list[Problem], str]:
     """Find all that is wrong with a file; and say what a good one holds."""
     try:
-        if _is_rules_file(file):
+        if holds_list(file, "rules"):
             rule_set = load_rules(file)
             return check_examples(rule_set), f"{len(rule_set.rules)} rules"
         config = load_config(file)
@@ -74,13 +74,3 @@ def _of_rules(file: Path, config: Config) -> tuple[list[Problem], int]:
     except ConfigError as error:
         return list(error.problems), 0
     return check_examples(rule_set), len(rule_set.rules)
-
-
-def _is_rules_file(file: Path) -> bool:
-    """Whether a YAML file has a top-level list called rules."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return False
-    at = [index for index, line in enumerate(lines) if line.rstrip() == "rules:"]
-    return bool(at) and any(line.lstrip().startswith("- ") for line in lines[at[0] :])

@@ -216,9 +216,8 @@ def _forms(term: str, text: str) -> Iterator[_Form]:
         raise PatternError(f"keyword {text!r} has an empty alternative; remove the stray '|'")
     for word in term.split():
         if not _WORD.fullmatch(word):
-            raise PatternError(
-                f"keyword {text!r}: {word!r} is not a word; for other signs use 'regex'"
-            )
+            hint = "write NEAR or NEAR/3" if "NEAR" in word else "for other signs use 'regex'"
+            raise PatternError(f"keyword {text!r}: {word!r} is not a word; {hint}")
         exact = word.startswith("=")
         for piece in word.removeprefix("=").lower().replace("’", "'").split("-"):
             yield _Form(piece if exact else lemma_of(piece), exact)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import ConfigError, Problem, load_yaml_model
+from pipeline.config import ConfigError, Problem, line_of, load_yaml_model
 from pipeline.rules.lexicon import Lexicon, LexiconFile, shipped_lexicon
 from pipeline.rules.matcher import TextMatcher
 from pipeline.rules.places import watches_camera
@@ -128,19 +128,28 @@ def _in_zone(spec: RuleSpec, zone: str | None) -> RuleSpec:
 def check_examples(rules: RuleSet) -> list[Problem]:
     """Try each rule on its own examples; every caption that comes out wrong is a problem."""
     problems: list[Problem] = []
-    for rule in rules.rules:
-        name = rule.spec.name
-        for text in rule.spec.examples.fires:
-            found = rule.matcher.match(text)
+
+    def refuse(number: int, kind: str, place: int, message: str) -> None:
+        problems.append(Problem(rules.path, _line(rules, number, kind, place), message))
+
+    for number, rule in enumerate(rules.rules):
+        name, examples = rule.spec.name, rule.spec.examples
+        for place, text in enumerate(examples.fires):
             if not rule.finds(text):
-                why = f" ({found.blocked})" if found.blocked else ""
-                problems.append(
-                    Problem(rules.path, None, f"rule {name!r} must fire on {text!r}{why}")
-                )
-        for text in rule.spec.examples.silent:
+                blocked = rule.matcher.match(text).blocked
+                why = f" ({blocked})" if blocked else ""
+                refuse(number, "fires", place, f"rule {name!r} must fire on {text!r}{why}")
+        for place, text in enumerate(examples.silent):
             if rule.finds(text):
                 matchers = (rule.matcher, *rule.steps)
                 hit = next(hit for matcher in matchers for hit in matcher.match(text).hits)
                 message = f"rule {name!r} must stay silent on {text!r}, but {hit.keyword!r} matches"
-                problems.append(Problem(rules.path, None, message))
+                refuse(number, "silent", place, message)
     return problems
+
+
+def _line(rules: RuleSet, number: int, kind: str, place: int) -> int | None:
+    """Line of an example, where the rules were read from a file."""
+    if not Path(rules.path).is_file():
+        return None
+    return line_of(rules.path, ("rules", number, "examples", kind, place))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from datetime import time
 from typing import Annotated, Literal
 
 import re2
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config import Strict, known_time_zone
 from pipeline.rules.lexicon import LexiconFile
@@ -32,14 +33,47 @@ Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Keyword = Annotated[str, AfterValidator(check_pattern)]
 Keywords = tuple[Keyword, ...]
-Word = Annotated[str, Field(min_length=1, pattern=r"^\S+$")]
 Sentence = Annotated[str, Field(min_length=1)]
 Nats = Annotated[float, Field(allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 ZoneName = Annotated[str, AfterValidator(known_time_zone)]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 Point = tuple[Probability, Probability]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def _checked_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            "is not usable as a name; begin with a letter or digit, go on with letters, digits, "
+            "'.', '_' and '-', 64 at most"
+        )
+    return text
+
+
+def _checked_word(text: str) -> str:
+    if not text or text.split() != [text]:
+        raise ValueError("must be one word, without spaces; sentences go under 'probes'")
+    return text
+
+
+def _time_of_day(value: object) -> object:
+    """Take ``22:00`` without quotes for what it says: to YAML it is a number in base 60.
+
+    Hours and minutes give less than 60 x 60, with seconds it is more: ``1:00:00`` is 3600.
+    """
+    if not isinstance(value, (int, float)):
+        return value
+    seconds = value if value >= 3600 else 60 * value
+    if seconds != int(seconds) or not 3600 <= seconds < 24 * 3600:
+        raise ValueError('must be a time of day, such as "22:00"; midnight is "00:00"')
+    minutes, second = divmod(int(seconds), 60)
+    return time(*divmod(minutes, 60), second)
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Word = Annotated[str, AfterValidator(_checked_word)]
+TimeOfDay = Annotated[time, BeforeValidator(_time_of_day)]
 
 
 def _checked_regex(text: str) -> str:
@@ -96,8 +130,8 @@ class Schedule(Strict):
     """
 
     days: tuple[Day, ...] = _DAYS
-    start: time = time(0)
-    end: time = time(0)
+    start: TimeOfDay = time(0)
+    end: TimeOfDay = time(0)
     time_zone: ZoneName | None = None
 
 
@@ -215,10 +249,15 @@ class RuleSpec(Strict):
     @model_validator(mode="after")
     def _has_something_to_look_for(self) -> RuleSpec:
         words = bool(self.keywords or self.regex or self.all or self.evidence.speaks_alone)
-        if words == bool(self.sequence):
+        if words and self.sequence:
+            raise ValueError(
+                f"rule {self.name!r} has a sequence and keywords (or regex, all, "
+                "evidence.or_concepts, evidence.or_probes); make two rules of it"
+            )
+        if not words and not self.sequence:
             raise ValueError(
                 f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts, "
-                "evidence.or_probes) or a sequence, and not both"
+                "evidence.or_probes) or a sequence"
             )
         if any(not group for group in self.all):
             raise ValueError(f"rule {self.name!r}: an empty list under 'all' can never match")
@@ -243,15 +282,21 @@ class RulesFile(Strict):
 
     @model_validator(mode="after")
     def _names_fit(self) -> RulesFile:
-        counts = Counter(rule.name for rule in self.rules)
-        twice = sorted(name for name, count in counts.items() if count > 1)
-        if twice:
-            raise ValueError(f"rules of the same name: {', '.join(twice)}; names must be unique")
-        for rule in self.rules:
-            unknown = sorted(set(rule.zones) - set(self.zones))
-            if unknown:
-                known = ", ".join(sorted(self.zones)) or "none"
-                raise ValueError(
-                    f"rule {rule.name!r}: unknown zone {unknown[0]!r}; zones of this file: {known}"
-                )
+        names: set[str] = set()
+        for number, rule in enumerate(self.rules):
+            if rule.name in names:
+                _refuse(("rules", number, "name"), f"another rule is called {rule.name!r} already")
+            names.add(rule.name)
+            for place, zone in enumerate(rule.zones):
+                if zone not in self.zones:
+                    known = ", ".join(sorted(self.zones)) or "none"
+                    _refuse(
+                        ("rules", number, "zones", place),
+                        f"unknown zone {zone!r}; zones of this file: {known}",
+                    )
         return self
+
+
+def _refuse(at: tuple[str | int, ...], message: str) -> None:
+    """Say what is wrong at a place deeper than the model that finds it."""
+    raise PydanticCustomError("misfit", "{message}", {"message": message, "at": at})
