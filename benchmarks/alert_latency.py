@@ -13,7 +13,6 @@ program was not given the time for the captions that were asked of it.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import statistics
 import subprocess
@@ -29,7 +28,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.clips import LIGHT_FPS, light_clip
-from benchmarks.measure import environment
+from benchmarks.measure import print_environment, write_json
 from benchmarks.program import RUN_STREAM
 from pipeline.alerts import EmbeddedRedis, subscribe
 from tests.rtsp_server import RtspServer
@@ -179,7 +178,9 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.7, help="of the capacity, 0..1")
     parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each of the two stretches")
+    parser.add_argument("--json", type=Path, default=Path("output/bench/alert_latency.json"))
     options = parser.parse_args()
+    print_environment()
     latency = measure(options.load, options.cameras, options.seconds)
     if latency.load_reached < _NEARLY * latency.load:
         _say("fewer captions came than were asked for: something else used this machine meanwhile")
@@ -187,7 +188,9 @@ def main() -> None:
         _say(
             "all that the cameras show was captioned: the capacity is theirs; ask for more cameras"
         )
-    print(json.dumps({"latency": asdict(latency), "machine": environment()}))
+    for name, value in asdict(latency).items():
+        print(f"{name:16s} {value}")
+    write_json(options.json, {"latency": asdict(latency)})
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Cameras are read from what `benchmarks.live` wrote, where it has.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Contender, interleave, write_json
+from benchmarks.measure import Contender, interleave, print_environment, write_json
 from benchmarks.real_frames import frames_of
 from models import load_captioner
 from models.encoders import build_encoder
@@ -33,13 +34,14 @@ def measured(work: Callable[[int], Contender], values: Sequence[int], rounds: in
     return [(v, timings[work(v).name].least_ms) for v in values]
 
 
-def curves(rounds: int) -> dict[str, Curve]:
-    """Measure every curve but cameras."""
+def curves(rounds: int, most: int | None = None) -> dict[str, Curve]:
+    """Measure every curve but cameras; at the first ``most`` values of each."""
     captioner = load_captioner("default", "cpu", "auto")
     frames = frames_of("bikes.mp4", 20, captioner.input_size, every=10)
     features = list(captioner.encode(frames))
     times = [0.4 * i for i in range(5)]
-    windows = [(features[i % 16 : i % 16 + 5], times) for i in range(max(_BATCHES))]
+    beams, batches, sides = (values[:most] for values in (_BEAMS, _BATCHES, _SIDES))
+    windows = [(features[i % 16 : i % 16 + 5], times) for i in range(max(16, *batches))]
     encoder = build_encoder(captioner.encoder.name)
 
     def decode(batch: int, beam: int) -> Contender:
@@ -52,9 +54,9 @@ def curves(rounds: int) -> dict[str, Curve]:
         return Contender(f"side {side}", lambda: request([pixels]), 8)
 
     return {
-        "caption, batch 16: beam size": measured(lambda beam: decode(16, beam), _BEAMS, rounds),
-        "caption, beam 3: batch size": measured(lambda batch: decode(batch, 3), _BATCHES, rounds),
-        "encode a frame, batch 8: side in pixels": measured(encode, _SIDES, rounds),
+        "caption, batch 16: beam size": measured(lambda beam: decode(16, beam), beams, rounds),
+        "caption, beam 3: batch size": measured(lambda batch: decode(batch, 3), batches, rounds),
+        "encode a frame, batch 8: side in pixels": measured(encode, sides, rounds),
     }
 
 
@@ -69,9 +71,9 @@ def cameras(file: Path) -> dict[str, Curve]:
 
 def draw(curve: Curve, title: str, file: Path) -> None:
     """Draw one curve."""
+    what, _, along = title.partition(": ")
     from matplotlib.figure import Figure
 
-    what, _, along = title.partition(": ")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(*zip(*curve, strict=True), marker="o")
@@ -87,8 +89,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("output/bench"))
+    parser.add_argument("--quick", action="store_true", help="few values, one round")
     options = parser.parse_args()
-    found = {**curves(options.rounds), **cameras(options.output / "live.json")}
+    if importlib.util.find_spec("matplotlib") is None:  # told before minutes of measuring
+        raise SystemExit("install the bench extra: pip install -e .[bench]")
+    print_environment()
+    quick = (1, 2) if options.quick else (options.rounds, None)
+    found = {**curves(*quick), **cameras(options.output / "live.json")}
     write_json(options.output / "curves.json", {"curves": found})
     for title, curve in found.items():
         name = title.partition(": ")[2].replace(" ", "-")

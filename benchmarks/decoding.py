@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Contender, Timing, interleave, print_table, write_json
+from benchmarks.measure import (
+    Contender,
+    Timing,
+    interleave,
+    print_environment,
+    print_table,
+    write_json,
+)
 from benchmarks.peers import generate_with_decoder
 from benchmarks.tutorial_decoder import (
     BEGIN,
@@ -145,6 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, default=Path("output/bench/decoding.json"))
     options = parser.parse_args()
+    print_environment()
     results: dict[str, dict[str, Timing]] = {
         "tutorial shape": tutorial_shape(options.rounds),
         "shipped shape": shipped_shape(options.rounds),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Contender, interleave, print_table, write_json
+from benchmarks.measure import Contender, interleave, print_environment, print_table, write_json
 from benchmarks.peers import blip_base
 from models.encoders import Encoder, build_encoder
 from models.runtimes.openvino import encoder_graph
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--blip", type=int, default=0, metavar="ROUNDS")
     parser.add_argument("--json", type=Path, default=Path("output/bench/encoding.json"))
     options = parser.parse_args()
+    print_environment()
     everyone = [c for name, side in _SHAPES for c in contenders(name, side)]
     with torch.inference_mode():
         timings = interleave(everyone, options.rounds)

@@ -21,7 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.measure import Contender, Timing, interleave, print_table, write_json
+from benchmarks.measure import (
+    Contender,
+    Timing,
+    interleave,
+    print_environment,
+    print_table,
+    write_json,
+)
 from benchmarks.real_frames import clip
 from models import load_captioner
 from models.transforms import to_square
@@ -135,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--json", type=Path, default=Path("output/bench/end_to_end.json"))
     options = parser.parse_args()
+    print_environment()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         short = repeated(options.clip, folder, 10)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from benchmarks.clips import full_hd_clip, light_clip
+from benchmarks.measure import print_environment
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel
 from pipeline.config import CaptureConfig
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("video", type=Path, nargs="?", help="else a clip of 1920 x 1080")
     parser.add_argument("--cameras", type=int, default=16)
     given = parser.parse_args()
+    print_environment()
     with tempfile.TemporaryDirectory() as folder:
         compare_processor(given.video or full_hd_clip(Path(folder)))
     if given.cameras:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from benchmarks.end_to_end import Parts, run_program
-from benchmarks.measure import Contender, interleave, print_table, write_json
+from benchmarks.measure import Contender, interleave, print_environment, print_table, write_json
 from benchmarks.real_frames import clip
 
 __all__ = ["main"]
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--json", type=Path, default=Path("output/bench/static_scene.json"))
     options = parser.parse_args()
+    print_environment()
     with tempfile.TemporaryDirectory() as name:
         folder, seconds = Path(name), options.seconds
         short, long = still_scene(folder, 10), still_scene(folder, 10 + seconds)

@@ -58,9 +58,7 @@ class FrameLooks:
 
 def pad_frames(windows: Sequence[Sequence[Tensor]], frames: int) -> Tensor:
     """Stack windows of equal tensors (...) to (N, frames, ...), zeros in front of the short."""
-    like = windows[0][0]
-    padded = like.new_zeros((len(windows), frames, *like.shape))
-    for row, window in enumerate(windows):
-        for place, one in enumerate(window, frames - len(window)):
-            padded[row, place] = one
-    return padded
+    nothing = torch.zeros_like(windows[0][0])
+    # One call whatever the number of frames: on a GPU each copy would be a launch of its own.
+    flat = [one for own in windows for one in (*[nothing] * (frames - len(own)), *own)]
+    return torch.stack(flat).unflatten(0, (len(windows), frames))

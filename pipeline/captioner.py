@@ -12,7 +12,7 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -199,6 +199,8 @@ class CaptionerStage:
         self._known: dict[str, SlotLayout] = {}
         self._halvings = 0
         self.ready: Ready | None = None
+        self.on_worked: Callable[[str, float], None] = lambda part, seconds: None
+        """Told how many seconds ``encode`` and ``decode`` took, batch by batch."""
 
     def open(self) -> None:
         """Nothing: the child is started by the composition root, so that errors come early."""
@@ -229,6 +231,9 @@ class CaptionerStage:
             self._book_failure(batch, answer)
             self._restart(answer)
             return
+        self.on_worked("encode", answer.encode_s)
+        if answer.captions:
+            self.on_worked("decode", answer.decode_s)
         captions = dict(zip(_due_refs(batch), answer.captions, strict=True))
         for ref in batch.refs:
             self._ledger.encoded(ref.stamp.camera)

@@ -115,8 +115,10 @@ class _Server:
         for camera, layout in request.layouts.items():
             self._detach(camera)
             self._slots[camera] = FrameSlots.attach(layout)
+        began_s = time.perf_counter()
         squares = [self._slots[r.stamp.camera].square(r.slot) for r in request.refs]
         features = self._encoding.run(squares, lambda part: self._captioner.encode(np.stack(part)))
+        encoded_s = time.perf_counter()
         windows, due = [], []
         for ref, frame_features, is_due in zip(request.refs, features, request.due, strict=True):
             self._windows.push(ref.stamp.camera, frame_features, ref.stamp.time_s)
@@ -128,6 +130,8 @@ class _Server:
             tuple(found),
             min(self._encoding.size, self._decoding.size),
             self._encoding.halvings + self._decoding.halvings,
+            encoded_s - began_s,
+            time.perf_counter() - encoded_s,
         )
 
     def close(self) -> None:

@@ -70,12 +70,15 @@ class Answer:
     """One caption for each due frame, in the request's order.
 
     ``batch_limit`` is how many frames go through the model at once now, ``halvings`` how often
-    want of memory has halved that since the child was started.
+    want of memory has halved that since the child was started. ``encode_s`` and ``decode_s`` are
+    the seconds that the two took; on a GPU the first is the time to queue the work.
     """
 
     captions: tuple[Caption, ...]
     batch_limit: int
     halvings: int = 0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,8 +115,9 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     lanes = {spec.name: _lane_rules(spec) for spec in parts.specs}
     batcher = Batcher(lanes, capture.release, ledger)
     batcher.on_batch = parts.metrics.batch_made
+    batcher.on_frame = parts.metrics.frame_taken
     if ports.clips is not None:
-        batcher.on_frame = _recorded(ports.clips, ports.preview)
+        batcher.on_frame = _recorded(ports.clips, ports.preview, parts.metrics.frame_taken)
     workers: list[Worker[Any, Any]] = [
         Worker(batcher, _frames_inlet(parts, frames), batches, *told),
         Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
@@ -148,7 +149,9 @@ def _lane_rules(spec: CameraSpec) -> LaneRules:
 def _captioner(parts: ChainParts, capture: Capture, ledger: Ledger) -> CaptionerStage:
     settings = parts.config.capture
     budget = RestartBudget(settings.restart_budget, settings.restart_window_s)
-    return CaptionerStage(parts.captioner, capture, ledger, budget)
+    stage = CaptionerStage(parts.captioner, capture, ledger, budget)
+    stage.on_worked = parts.metrics.stage_worked
+    return stage
 
 
 def _engine(parts: ChainParts) -> RuleEngine:
@@ -200,6 +203,12 @@ def _clips(config: Config, stack: ExitStack) -> ClipRecorder | None:
 
 
 def _recorded(
-    clips: ClipRecorder, preview: Callable[[FrameRef], NDArray[np.uint8]]
+    clips: ClipRecorder,
+    preview: Callable[[FrameRef], NDArray[np.uint8]],
+    taken: Callable[[FrameRef], None],
 ) -> Callable[[FrameRef], None]:
-    return lambda ref: clips.frame(ref.stamp, preview(ref))
+    def on_frame(ref: FrameRef) -> None:
+        taken(ref)
+        clips.frame(ref.stamp, preview(ref))
+
+    return on_frame

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from pipeline.alerts import Publisher
 from pipeline.capture import Capture
 from pipeline.ledger import Ledger
-from pipeline.messages import Alert, Caption
+from pipeline.messages import Alert, Caption, FrameRef
 from pipeline.rules.stage import RuleStage
 from pipeline.store import Store
 from pipeline.supervisor import Supervisor
@@ -53,13 +53,20 @@ class Metrics:
         ProcessCollector(registry=self.registry)  # memory, CPU, descriptors of the main process
         self._stages = Histogram(
             "watchword_stage_duration_seconds",
-            "Time a stage worked on what it took, without waiting for the next stage.",
+            "Time a stage worked on what it took, without waiting for the next stage; "
+            "encode and decode are parts of the captioner's.",
             ["stage"],
             buckets=_STAGE_S,
             registry=self.registry,
         )
         self._batches = Histogram(
             "watchword_batch_size", "Frames in a batch.", buckets=_BATCH, registry=self.registry
+        )
+        self._batch_age = Histogram(
+            "watchword_grab_to_batch_seconds",
+            "From the grab of a frame until it is taken into a batch: hand-over and queue.",
+            buckets=_STAGE_S,
+            registry=self.registry,
         )
         self._caption_age = Histogram(
             "watchword_grab_to_caption_seconds",
@@ -85,6 +92,10 @@ class Metrics:
     def batch_made(self, frames: int) -> None:
         """Observe one batch."""
         self._batches.observe(frames)
+
+    def frame_taken(self, ref: FrameRef) -> None:
+        """Observe how long a frame has waited for its batch."""
+        self._batch_age.observe(_age_s(ref.stamp.captured_monotonic_ns))
 
     def caption(self, caption: Caption) -> None:
         """Observe a caption's age."""

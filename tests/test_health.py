@@ -34,6 +34,7 @@ NAMES = {
     "alerts_suppressed",
     "queue_depth",
     "stage_duration_seconds",
+    "grab_to_batch_seconds",
     "batch_size",
     "grab_to_caption_seconds",
     "grab_to_alert_seconds",
