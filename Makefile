@@ -26,9 +26,12 @@ soak: $(VENV)/.test
 # All contenders, one thread each; some twenty minutes on two idle cores, by estimate.
 bench: $(VENV)/.bench
 	for part in decoding "encoding --blip 2" end_to_end "static_scene --seconds 40" \
-			"live --cameras 1 8 16 --seconds 20" curves; do \
-		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit 1; \
-	done
+			"live --cameras 1 8 16 --seconds 20" "alert_latency --seconds 30" curves; do \
+		echo "== $$part"; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || failed="$$failed $${part%% *}"; \
+	done; \
+	$(BIN)/python -m benchmarks.ratios; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # The API reference, from the docstrings.
 api: $(VENV)/.api

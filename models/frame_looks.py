@@ -61,4 +61,4 @@ def pad_frames(windows: Sequence[Sequence[Tensor]], frames: int) -> Tensor:
     nothing = torch.zeros_like(windows[0][0])
     # One call whatever the number of frames: on a GPU each copy would be a launch of its own.
     flat = [one for own in windows for one in (*[nothing] * (frames - len(own)), *own)]
-    return torch.stack(flat).unflatten(0, (len(windows), frames))
+    return torch.stack(flat).view(len(windows), frames, *nothing.shape)
