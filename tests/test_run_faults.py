@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from program import CLIPS, DEMO_RULES, Program, assert_books_balance, json_lines, program
 from rtsp_server import RtspServer
+from waiting import until
+
+from benchmarks.program import streamed_ids
+from pipeline.alerts import EmbeddedRedis
 
 pytestmark = [
     pytest.mark.fault,
@@ -91,3 +96,32 @@ def test_a_reader_that_goes_away_ends_the_run(live: Program):
     assert live.process.wait(60) == 1
     assert "Traceback" not in live.process.stderr.read()
     assert not live.left_behind()
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_redis_that_hangs_or_dies_holds_up_no_caption_and_gets_every_alert(
+    fault: signal.Signals, tmp_path: Path
+):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{name: any, regex: [.], update_every_s: 0.1}]\n")
+    with (
+        RtspServer(CLIPS) as camera,
+        EmbeddedRedis() as server,
+        program(
+            *("run", f"live={camera.url('bikes.mp4')}", "--rules", rules, "--json"),
+            *("--output", tmp_path / "out", "--redis-url", server.url),
+        ) as running,
+    ):
+        running.read_until("watchword.alert.started")
+        time.sleep(1.1)  # append-only everysec: what was answered in the last second may go
+        os.kill(server.pid, fault)
+        running.read_until("watchword.alert.updated", times=3)
+        if fault == signal.SIGSTOP:
+            os.kill(server.pid, signal.SIGCONT)
+        else:
+            until(server.revive)
+        running.process.send_signal(signal.SIGINT)
+        assert running.finish().returncode == 130
+        told = json_lines((tmp_path / "out" / "live.events.jsonl").read_text())
+        assert streamed_ids(server.url) == [event["id"] for event in told]
+        assert len(told) >= 3
