@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -24,19 +26,31 @@ ROOT = DOCS.parent
 VIDEOS = ROOT.parent / "shared" / "data" / "videos"
 RECORDING = "people_one_by_one.mp4"
 _WIDTH, _WINDOW = 112, "1280,900"
+_LISTS, _SHOWN = ("  output/", "20"), 3
+"""How lines of files and of events begin, and how many of them are shown."""
 _STYLES = (("$ ", "bold"), ("ALERT", "bold cyan"), ("alert over", "dim"), (" total", "bold"))
 
 
 def picture_demo(file: Path) -> None:
-    """Run the demo and draw what it prints, long lines cut."""
+    """Run the demo and draw what it prints: long lines cut, of long lists the beginning."""
     with tempfile.TemporaryDirectory() as folder:
         printed = _run("demo", "--output", folder).replace(folder, "output/demo")
     printed = re.sub(r"\S*/site-packages/", ".venv/.../", printed).replace(f"{ROOT}/", "")
     console = Console(record=True, width=_WIDTH, file=io.StringIO())
-    for line in ["$ make demo", *printed.splitlines()]:
+    for line in ["$ make demo", *_shortened(printed.splitlines())]:
         style = next((style for start, style in _STYLES if line.startswith(start)), "")
-        console.print(Text(line, style=style, no_wrap=True, overflow="ellipsis"))
+        console.print(Text(line, style=style), no_wrap=True, overflow="ellipsis")
     file.write_text(console.export_svg(title="make demo"), encoding="utf-8")
+
+
+def _shortened(lines: list[str]) -> Iterator[str]:
+    """Leave out what follows the third line of a list."""
+    for kind, group in groupby(lines, lambda line: next(filter(line.startswith, _LISTS), None)):
+        members = list(group)
+        if kind is None or len(members) <= _SHOWN:
+            yield from members
+        else:
+            yield from [*members[:_SHOWN], f"  ... and {len(members) - _SHOWN} more"]
 
 
 def picture_report(file: Path, videos: Path) -> None:
@@ -49,7 +63,13 @@ def picture_report(file: Path, videos: Path) -> None:
         recording.symlink_to(videos / RECORDING)
         _run("run", f"room={recording}", "--output", folder, "--format", "report")
         page = (Path(folder) / "report.html").as_uri()
-        shot = ["--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={file}"]
+        shot = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--screenshot={file}",
+        ]
         subprocess.run(
             [browser, *shot, f"--window-size={_WINDOW}", page],
             check=True,
@@ -66,6 +86,9 @@ def _run(*arguments: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, default=VIDEOS)
+    parser.add_argument("--only", choices=("demo", "report"), help="one of the two")
     given = parser.parse_args()
-    picture_demo(DOCS / "demo.svg")
-    picture_report(DOCS / "report.png", given.videos.resolve())
+    if given.only != "report":
+        picture_demo(DOCS / "demo.svg")
+    if given.only != "demo":
+        picture_report(DOCS / "report.png", given.videos.resolve())

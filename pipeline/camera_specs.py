@@ -37,6 +37,8 @@ def camera_specs(
         moment = _start(name, source, None if own is None else own.start_time, start_time, zone)
         masks = () if own is None else own.masks
         specs.append(CameraSpec(name, source, capture, moment, masks))
+    if start_time is not None:  # a mistake in it is told even where no recording needs it
+        _aware("--start-time", start_time, None)
     return specs
 
 

@@ -155,12 +155,16 @@ class CameraConfig(Strict):
         return value
 
 
+Runtime = Literal["auto", "eager", "openvino", "openvino-bf16", "cuda-graph"]
+"""Those of ``models.runtimes``, told here so that a check needs no model."""
+
+
 class ModelConfig(Strict):
     """Which captioner, on what, and how it decodes."""
 
     name: str = "default"
     device: str = "auto"
-    runtime: str = "auto"
+    runtime: Runtime = "auto"
     beam_size: Annotated[int, Field(ge=1, le=20)] = 3
     max_words: Annotated[int, Field(ge=3, le=60)] = 20
     window_frames: Annotated[int, Field(ge=1, le=32)] = 5

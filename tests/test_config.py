@@ -10,7 +10,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import CAMERA_NAME, Config, ConfigError, OutputConfig, load_config
+from models.runtimes import RUNTIMES
+from pipeline.config import (
+    CAMERA_NAME,
+    Config,
+    ConfigError,
+    OutputConfig,
+    Runtime,
+    load_config,
+)
 from pipeline.outputs import FORMATS
 from pipeline.rules import load_rules
 
@@ -37,6 +45,11 @@ def test_every_shipped_file_loads(path: Path) -> None:
         assert load_rules(path).rules
     else:
         load_config(path, {})
+
+
+def test_a_check_knows_the_models_runtimes(tmp_path: Path) -> None:
+    assert get_args(Runtime) == RUNTIMES
+    assert "openvino" in refused(write(tmp_path, "model: {runtime: openvin}\n"))
 
 
 def test_default_file_spells_out_the_defaults() -> None:
