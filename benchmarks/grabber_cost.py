@@ -1,11 +1,12 @@
 """What one camera costs: processor time against bare decoding, and memory.
 
-    python -m benchmarks.grabber_cost [VIDEO] [--cameras 16]
+    python -m benchmarks.grabber_cost [VIDEO] [--cameras 16] [--memory-alone]
 
 Processor time: the grabber over the whole file (2.5 frames looked at a second, shrunk, judged and
 handed over) against a bare loop of ``VideoCapture.grab()``, and against key frames alone; the least
-of seven rounds each, in turn. Memory: that many live cameras at once from one server, the private
-memory of each grabber, what the server that forks them takes, and shared memory.
+of seven rounds each, in turn. Memory: that many live cameras of small pictures at once from one
+server, and four of the clip above, each as its proportional share (PSS: pages that several have
+are divided among them) of the grabbers, the server that forks them, and shared memory.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.rtsp_server import RtspServer
 
 ROUNDS = 7
 SQUARE_PIXELS = 224
+LARGE_CAMERAS = 4  # of large pictures, as decoding them takes a core
 
 
 def bare(video: str) -> float:
@@ -91,39 +93,52 @@ def compare_processor(video: Path) -> None:
         print(f"{name:30s} {found:7.3f} s of processor, {share:5.2f} x bare", flush=True)
 
 
-def private_kib(pid: int) -> int:
+def memory_kib(pid: int) -> tuple[int, int]:
+    """Private and proportional memory of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return sizes["Private_Clean"] + sizes["Private_Dirty"]
+    return sizes["Private_Clean"] + sizes["Private_Dirty"], sizes["Pss"]
 
 
-def measure_memory(cameras: int) -> None:
+def measure_memory(cameras: int, clip: Path) -> None:
     inbox: Channel[FrameRef] = Channel("frames", 2, on_drop=lambda ref, _: capture.release(ref))
-    with tempfile.TemporaryDirectory() as folder:
-        clip = light_clip(Path(folder))
-        with RtspServer(Path(folder)) as server:
-            config = CaptureConfig(open_timeout_s=60.0, stale_after_s=60.0)
-            source = parse_source(server.url(clip))
-            specs = [CameraSpec(f"c{index}", source, config) for index in range(cameras)]
-            capture = Capture(specs, SQUARE_PIXELS, inbox, lambda _: None)
-            capture.start()
-            deadline_s = time.monotonic() + 120.0
-            while not all(status.up for status in capture.status().values()):
-                if time.monotonic() > deadline_s:
-                    raise SystemExit("not all cameras came up")
-                for ref in inbox.take(64, 0.2):
-                    capture.release(ref)
-            time.sleep(5.0)
-            sizes = [private_kib(pid) for pid in _grabbers()]
-            shared = sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").glob("wwc*"))
-            capture.close()
-    print(f"{len(sizes)} grabbers of 320x144 pictures; KiB a camera:")
-    print(f"  private {np.median(sizes):.0f} (most {max(sizes)})")
-    print(f"  shared with the captioner {shared / cameras / 1024:.0f}")
+    with RtspServer(clip.parent) as server:
+        config = CaptureConfig(open_timeout_s=60.0, stale_after_s=60.0)
+        source = parse_source(server.url(clip.name))
+        specs = [CameraSpec(f"c{index}", source, config) for index in range(cameras)]
+        capture = Capture(specs, SQUARE_PIXELS, inbox, lambda _: None)
+        capture.start()
+        deadline_s = time.monotonic() + 120.0
+        while not all(status.up for status in capture.status().values()):
+            if time.monotonic() > deadline_s:
+                raise SystemExit("not all cameras came up")
+            take_for(capture, inbox, 0.2)
+        take_for(capture, inbox, 5.0)
+        servers, grabbers = _children()
+        # Measured while all of them live, as each has a share in what the others map.
+        sizes = [memory_kib(pid) for pid in grabbers]
+        server_kib = sum(memory_kib(pid)[1] for pid in servers)
+        infos = {status.info for status in capture.status().values()}
+        capture.close()
+    size = next(f"{info.width}x{info.height}" for info in infos if info is not None)
+    private, shares = ([size[index] for size in sizes] for index in (0, 1))
+    each_kib = (sum(shares) + server_kib) / cameras
+    print(f"{len(sizes)} grabbers of {size} pictures; KiB a camera:")
+    print(f"  private: median {np.median(private):.0f}, most {max(private)}")
+    print(f"  proportional, with the shared memory it writes: median {np.median(shares):.0f}")
+    print(f"  with its part of what forks them ({server_kib} in all): {each_kib:.0f}")
+    print(f"  so 16 GiB hold {16 * 2**20 / each_kib:.0f}")
 
 
-def _grabbers() -> list[int]:
-    """Grandchildren of this process: what its fork server has forked."""
+def take_for(capture: Capture, inbox: Channel[FrameRef], seconds: float) -> None:
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        for ref in inbox.take(64, 0.2):
+            capture.release(ref)
+
+
+def _children() -> tuple[list[int], list[int]]:
+    """Children of this process, of which one forks the grabbers, and their children."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -134,19 +149,24 @@ def _grabbers() -> list[int]:
             parents[int(entry.name)] = int(after_name.split()[1])
     ours = multiprocessing.current_process().pid
     servers = {pid for pid, parent in parents.items() if parent == ours}
-    return [pid for pid, parent in parents.items() if parent in servers]
+    grabbers = [pid for pid, parent in parents.items() if parent in servers]
+    return sorted({parents[pid] for pid in grabbers}), grabbers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("video", type=Path, nargs="?", help="else a clip of 1920 x 1080")
     parser.add_argument("--cameras", type=int, default=16)
+    parser.add_argument("--memory-alone", action="store_true")
     given = parser.parse_args()
     print_environment()
     with tempfile.TemporaryDirectory() as folder:
-        compare_processor(given.video or full_hd_clip(Path(folder)))
-    if given.cameras:
-        measure_memory(given.cameras)
+        video = given.video or full_hd_clip(Path(folder))
+        if not given.memory_alone:
+            compare_processor(video)
+        if given.cameras:
+            measure_memory(given.cameras, Path(folder, light_clip(Path(folder))))
+            measure_memory(min(given.cameras, LARGE_CAMERAS), video.resolve())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ from tests.rtsp_server import RtspServer, free_port
 ROOT = Path(__file__).parent.parent
 LIVE = "light.mp4"
 RECORDING = "bikes.mp4"
-SAMPLE_EVERY_S, SWAP_EVERY_S, RECOVERY_S = 5.0, 6.0, 6.0
+SAMPLE_EVERY_S, SWAP_EVERY_S = 5.0, 6.0
+# From one fault to the next: until all cameras are back, but neither less nor more than this.
+LEAST_RECOVERY_S, MOST_RECOVERY_S = 4.0, 15.0
 # What is done to the server in turn, and for how long: a hang is seen after 5 s without a frame.
 FAULTS = (("kill", 3.0), ("kill", 3.0), ("hang", 7.0))
 READY_WITHIN_S = 900.0
@@ -69,6 +71,7 @@ class Program:
         self._folder, self._port = folder, free_port()
         self._live = {f"soak{index}": unsteady.url(LIVE) for index in range(cameras)}
         self._live["steady"] = steady.url(LIVE)
+        self.cameras = len(self._live)
         self._config = folder / "soak.yaml"
         self.write(with_recording=False)
         command = [sys.executable, str(ROOT / "run_stream.py"), "run", "--json", "--config"]
@@ -120,6 +123,10 @@ class Program:
         sample.online = self.said_online()
         sample.counts = self._counts()
         return sample
+
+    def up(self) -> int:
+        """How many cameras bring frames now."""
+        return int(self._counts().get("camera_up", 0.0))
 
     def finish(self) -> tuple[int, dict[str, Any]]:
         """Stop it; its exit code and summary."""
@@ -183,17 +190,11 @@ def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Samp
     """Run the script of faults; the samples."""
     began_s = time.monotonic()
     samples: list[Sample] = []
+    script = Script(program, unsteady, faults_until_s=minutes * 60 - 60)
     next_sample_s = next_swap_s = 0.0
-    next_fault_s, mend_s, faults, with_recording = RECOVERY_S, float("inf"), 0, False
+    with_recording = False
     while (now_s := time.monotonic() - began_s) < minutes * 60:
-        kind, lasts_s = FAULTS[faults % len(FAULTS)]
-        if now_s >= mend_s:
-            (unsteady.resume if kind == "hang" else unsteady.start)()
-            faults += 1
-            next_fault_s, mend_s = now_s + RECOVERY_S, float("inf")
-        elif now_s >= next_fault_s and now_s < minutes * 60 - 60:
-            (unsteady.hang if kind == "hang" else unsteady.kill)()
-            next_fault_s, mend_s = float("inf"), now_s + lasts_s
+        script.go_on(now_s)
         if now_s >= next_swap_s and now_s < minutes * 60 - 30:
             with_recording = not with_recording
             program.write(with_recording=with_recording)
@@ -204,6 +205,36 @@ def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Samp
         time.sleep(0.1)
     samples.append(program.sample(began_s))
     return samples
+
+
+class Script:
+    """Faults of the unsteady server, one after the other."""
+
+    def __init__(self, program: Program, unsteady: RtspServer, faults_until_s: float) -> None:
+        self._program, self._server = program, unsteady
+        self._until_s = faults_until_s
+        self._faults = 0
+        self._mend_s: float | None = None
+        self._mended_s = self._look_s = 0.0
+
+    def go_on(self, now_s: float) -> None:
+        """Do what is due."""
+        kind, lasts_s = FAULTS[self._faults % len(FAULTS)]
+        if self._mend_s is None:
+            if self._may_fail(now_s):
+                (self._server.hang if kind == "hang" else self._server.kill)()
+                self._mend_s = now_s + lasts_s
+        elif now_s >= self._mend_s:
+            (self._server.resume if kind == "hang" else self._server.start)()
+            self._faults += 1
+            self._mend_s, self._mended_s = None, now_s
+
+    def _may_fail(self, now_s: float) -> bool:
+        rest_s = now_s - self._mended_s
+        if now_s >= self._until_s or rest_s < LEAST_RECOVERY_S or now_s < self._look_s:
+            return False
+        self._look_s = now_s + 1.0
+        return rest_s >= MOST_RECOVERY_S or self._program.up() >= self._program.cameras
 
 
 GROWING = (
@@ -235,7 +266,7 @@ def report(samples: list[Sample], warm_up_s: float) -> None:
         f"{reconnects} reconnects"
     )
     times = np.array([sample.at_s for sample in kept])
-    print(f"{'':22s}first last | least most | growth (bound) a 1,000 captions | a reconnect")
+    print(f"{'':22s}at each quarter | least most | growth (bound) a 1,000 captions | a reconnect")
     for name, unit in GROWING:
         values = np.array([getattr(sample, name) for sample in kept], float)
         a_second, error = slope(times, values)
@@ -243,11 +274,16 @@ def report(samples: list[Sample], warm_up_s: float) -> None:
         shares = [1000 / max(captions, 1), 1 / max(reconnects, 1)]
         each = " | ".join(f"{growth * share:+.2f} ({bound * share:+.2f})" for share in shares)
         print(
-            f"{name:21s} {values[0]:.0f} {values[-1]:.0f} | "
-            f"{values.min():.0f} {values.max():.0f} | {each} {unit}"
+            f"{name:21s} {_course(values)} | {values.min():.0f} {values.max():.0f} | {each} {unit}"
         )
     each_kib = [sample.grabbers_kib / sample.grabbers for sample in kept if sample.grabbers]
     print(f"a grabber's own memory: median {np.median(each_kib):.0f} KiB, most {max(each_kib):.0f}")
+
+
+def _course(values: np.ndarray) -> str:
+    """Five values over the time: what only starts up comes to rest, what leaks goes on."""
+    picked = np.linspace(0, len(values) - 1, 5).round().astype(int)
+    return " ".join(f"{values[index]:.0f}" for index in picked)
 
 
 def main() -> None:
@@ -269,7 +305,7 @@ def main() -> None:
         said = program.said()
     report(samples, warm_up_s=given.minutes * 12)
     up = samples[-1].counts["camera_up"]
-    print(f"cameras up at the end: {up:.0f} of {given.cameras + 1}")
+    print(f"lost cameras: {program.cameras - up:.0f} of {program.cameras}")
     print(f"reloads {said.count('reloaded: ')}, refused {said.count('not reloaded')}")
     frames = summary["total"]["frames"]
     given_up = sum(frames["dropped"].values()) + sum(frames["failed"].values())

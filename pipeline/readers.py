@@ -36,6 +36,11 @@ _PROTOCOLS = {
 }
 
 
+# Threads of a live stream's decoder. FFmpeg takes one a core unless told: on sixteen cores 130 MB a
+# 1080p camera in place of 38, and pictures that come up to 15 frames late. Two keep up with 4K.
+_LIVE_DECODER_THREADS = 2
+
+
 class Grab(Enum):
     """What one step of a reader brought."""
 
@@ -184,6 +189,9 @@ def ffmpeg_options(source: Source, config: CaptureConfig) -> dict[str, str]:
         options["protocol_whitelist"] = _PROTOCOLS[source.kind]
     if source.kind in (SourceKind.RTSP, SourceKind.RTSPS):
         options["rtsp_transport"] = config.transport
+        # FFmpeg reads twenty frames to find the rate, four seconds of a slow camera, which nothing
+        # of a live stream needs: its frames have the time at which they came.
+        options["fpsprobesize"] = "2"
     return options
 
 
@@ -196,6 +204,8 @@ def _open_capture(source: Source, config: CaptureConfig) -> cv2.VideoCapture:
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
         int(config.read_timeout_s * 1000),
     ]
+    if source.live:
+        limits += [cv2.CAP_PROP_N_THREADS, _LIVE_DECODER_THREADS]
     if config.hardware_decoding:  # falls back to the processor where there is nothing else
         limits += [cv2.CAP_PROP_HW_ACCELERATION, cv2.VIDEO_ACCELERATION_ANY]
     return cv2.VideoCapture(source.location, cv2.CAP_FFMPEG, limits)

@@ -139,22 +139,28 @@ def test_a_live_cameras_dead_grabber_comes_back_and_the_others_lose_nothing(
 
 
 @pytest.mark.fault
-def test_a_hung_server_is_reported_once_and_reconnected():
-    with RtspServer(CLIPS) as server:
+def test_a_hung_server_is_reported_once_and_reconnected_and_the_other_loses_nothing():
+    with RtspServer(CLIPS) as server, RtspServer(CLIPS) as steady:
         settings = CaptureConfig(
             analysis_fps=5, stale_after_s=2, open_timeout_s=2, read_timeout_s=2
         )
         spec = CameraSpec("cam", parse_source(server.url("bikes.mp4")), settings)
-        with Run(spec) as run:
-            run.take_until(lambda: run.capture.status()["cam"].up, 20)
+        patient = CaptureConfig(analysis_fps=5, queue_frames=100, stale_after_s=30)
+        other = CameraSpec("other", parse_source(steady.url("bikes.mp4")), patient)
+        with Run(spec, other) as run:
+            run.take_until(lambda: all(s.up for s in run.capture.status().values()), 20)
+            before = run.capture.accounts()["other"]
             server.hang()
             run.take_until(lambda: bool(run.events), 4)
             run.take_for(2)
             server.resume()
             run.take_until(lambda: run.capture.status()["cam"].up, 10)
-            account = run.capture.accounts()["cam"]
-    assert [event.state for event in run.events] == [CameraState.OFFLINE, CameraState.ONLINE]
+            account, others = run.capture.accounts()["cam"], run.capture.accounts()["other"]
+    told = [(event.camera, event.state) for event in run.events]
+    assert told == [("cam", CameraState.OFFLINE), ("cam", CameraState.ONLINE)]
     assert account.balanced
+    assert others.delivered > before.delivered + 5
+    assert not others.dropped and not others.failed
 
 
 @pytest.mark.fault

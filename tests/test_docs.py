@@ -19,6 +19,7 @@ from pipeline.config import Config
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+_TEST = re.compile(r"`(test_\w+\.py)(?:::(\w+))?`")
 _COMMAND = re.compile(r"(?:(?<=bin/)|(?<![/\w]))watchword +([a-z]+)")
 
 
@@ -51,6 +52,14 @@ def test_commands_in_code_are_commands(page: Path) -> None:
     code += re.findall(r"`(watchword [^`]+)`", text)
     named = {name for part in code for name in _COMMAND.findall(part)}
     assert named - set(run_stream._COMMANDS) == set()
+
+
+def test_the_tests_that_stand_for_faults_are_there() -> None:
+    named = _TEST.findall((ROOT / "docs" / "faults.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    for file, test in named:
+        code = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not test or f"\ndef {test}(" in code, test
 
 
 @pytest.mark.parametrize("name", sorted(_commands()))

@@ -99,14 +99,17 @@ def test_a_run_is_ready_while_its_camera_is_up_and_its_books_are_served(tmp_path
                         "open_timeout_s": 30.0,
                         "max_frame_age_s": 60.0,
                     },
-                    "metrics": {"port": port},
+                    "metrics": {"port": 1},  # the command line has another
                     "output": {"directory": str(tmp_path)},
                     "store": {"path": str(tmp_path / "watchword.sqlite3")},
                 }
             )
         )
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run_stream.py"), "run", "--config", str(config), "--json"],
+            [
+                *(sys.executable, str(ROOT / "run_stream.py"), "run", "--config", str(config)),
+                *("--metrics-port", str(port), "--json"),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -10,12 +10,12 @@ import cv2
 import pytest
 from capture_run import Run, file_spec
 from media import write_video
-from web_camera import web_server
+from web_camera import MJPEG, web_server
 
 from pipeline.capture import CameraSpec
 from pipeline.config import CaptureConfig
 from pipeline.messages import CameraState
-from pipeline.readers import open_reader
+from pipeline.readers import Grab, open_reader
 from pipeline.sources import parse_source
 
 SECONDS = 2
@@ -83,6 +83,19 @@ def test_hardware_decoding_is_asked_for_when_wanted(
     assert backend == cv2.CAP_FFMPEG
     asked = pairs.get(cv2.CAP_PROP_HW_ACCELERATION)
     assert asked == (cv2.VIDEO_ACCELERATION_ANY if wanted else None)
+
+
+def test_a_live_streams_decoder_takes_two_threads_whatever_the_machine_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = _Seen()
+    monkeypatch.setattr(cv2, "VideoCapture", seen)
+    with web_server(tmp_path) as port:
+        reader = open_reader(parse_source(f"http://127.0.0.1:{port}{MJPEG}"), EVERY_FRAME)
+        assert reader.grab() is Grab.FRAME
+        reader.close()
+    ((_, _, options),) = seen.opened
+    assert dict(zip(options[::2], options[1::2], strict=True))[cv2.CAP_PROP_N_THREADS] == 2
 
 
 @pytest.mark.parametrize("wanted", [True, False])
