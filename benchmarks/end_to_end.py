@@ -39,6 +39,7 @@ _ROOT = Path(__file__).parent.parent
 _FPS, _EVERY, _PER_CAPTION = 25, 10, 25
 _WINDOW = 5
 _BATCH = 16
+_FRAMES = _BATCH * _PER_CAPTION // _EVERY
 
 
 def repeated(name: str, folder: Path, seconds: int) -> Path:
@@ -85,12 +86,11 @@ class Parts:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._captioner = load_captioner("default", "cpu", "auto")
-        self._batch = np.ascontiguousarray(np.stack(self._looked_at()[:_BATCH]))
-        features = list(self._captioner.encode(self._batch))
-        times = [0.4 * i for i in range(_WINDOW)]
-        self._windows = [
-            ([features[(i + k) % _BATCH] for k in range(_WINDOW)], times) for i in range(_BATCH)
-        ]
+        squares = self._looked_at()
+        frames = [np.ascontiguousarray(squares[i % len(squares)]) for i in range(_FRAMES)]
+        self._batch = np.stack(frames[:_BATCH])
+        parts = [frames[i : i + _BATCH] for i in range(0, _FRAMES, _BATCH)]
+        self._features = [one for part in parts for one in self._captioner.encode(np.stack(part))]
 
     def decode_video(self) -> None:
         """Decode every frame; convert and shrink those looked at."""
@@ -101,8 +101,11 @@ class Parts:
         self._captioner.encode(self._batch)
 
     def decode_captions(self) -> None:
-        """Caption one batch of windows."""
-        self._captioner.decode(self._windows)
+        """Caption one batch of windows of frames not seen before, each frame in two or so."""
+        fresh = [features.clone() for features in self._features]
+        ends = [1 + i * _PER_CAPTION // _EVERY for i in range(_BATCH)]
+        windows = [fresh[max(0, end - _WINDOW) : end] for end in ends]
+        self._captioner.decode([(own, [0.4 * k for k in range(len(own))]) for own in windows])
 
     def _looked_at(self) -> list[Any]:
         video, squares, number = cv2.VideoCapture(str(self._file)), [], 0

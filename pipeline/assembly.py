@@ -159,8 +159,9 @@ class Run:
         check_redis_url(config.redis)
         telemetry = open_telemetry(config.metrics, self._stack)
         # The model first: it is what fails most, and nothing has been written by then.
+        live = any(spec.source.live for spec in self.specs)
         captioner, self.ready = start_captioner(
-            config.model, self.rules, CAPTIONER_FACTORY, self._stack
+            config.model, self.rules, CAPTIONER_FACTORY, self._stack, live=live
         )
         self.services = open_services(config, self.rules, self._stack)
         # After the store is held: the files may be those of a run that is still going.

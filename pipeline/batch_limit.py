@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-__all__ = ["BatchLimit", "best_batch_size", "is_out_of_memory"]
+__all__ = ["BatchLimit", "best_batch_size", "is_out_of_memory", "most_that_fits"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -68,6 +68,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         sign in text for sign in ("out of memory", "can't allocate memory", "bad_alloc")
     )
+
+
+def most_that_fits(work: Callable[[int], object], most: int) -> int:
+    """Find the largest of ``most``, its half and so on for which there is memory, by trying.
+
+    Raises:
+        Exception: What ``work`` raises; want of memory only when even one item is too many.
+
+    """
+    size = most
+    while True:
+        try:
+            work(size)
+        except Exception as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            size //= 2
+        else:
+            return size
 
 
 def best_batch_size(

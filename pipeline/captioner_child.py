@@ -23,7 +23,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batch_limit import BatchLimit, best_batch_size
+from pipeline.batch_limit import BatchLimit, best_batch_size, most_that_fits
 from pipeline.captioner_evidence import EvidenceSource, WindowEvidence
 from pipeline.captioner_messages import Answer, CaptionerOptions, Failure, Ready, Request
 from pipeline.messages import Alternative, Caption, FrameRef, Word
@@ -241,7 +241,10 @@ def _ready(captioner: Captioner, evidence: EvidenceSource, options: CaptionerOpt
         # On a CPU what others use of it meanwhile must not count; a GPU's work shows on the wall.
         on_cpu = str(captioner.device) == "cpu"
         clock = time.process_time if on_cpu else time.perf_counter
-        frames = best_batch_size(trial, options.max_batch_frames, _BATCH_BUDGET_S, clock)
+        if options.waits:
+            frames = best_batch_size(trial, options.max_batch_frames, _BATCH_BUDGET_S, clock)
+        else:
+            frames = most_that_fits(trial, options.max_batch_frames)
         began_s = time.perf_counter()
         trial(frames)
         took_s = time.perf_counter() - began_s

@@ -16,7 +16,8 @@ class CaptionerOptions:
     """All a child needs to load and run a captioner.
 
     ``measure_batch`` lets it find the batch size that pays, at most ``max_batch_frames``, which
-    takes about a second; without it ``max_batch_frames`` is taken as it is.
+    takes about a second; without it ``max_batch_frames`` is taken as it is. Where nobody ``waits``
+    for a caption (recordings alone) the largest that fits the memory pays most.
     """
 
     factory: str
@@ -32,6 +33,7 @@ class CaptionerOptions:
     """Sentences that every window is scored with."""
     max_batch_frames: int = 16
     measure_batch: bool = False
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,11 @@ class Services:
 
 
 def start_captioner(
-    model: ModelConfig, rules: RuleSet, factory: str, stack: ExitStack
+    model: ModelConfig, rules: RuleSet, factory: str, stack: ExitStack, *, live: bool = True
 ) -> tuple[CaptionerProcess, Ready]:
     """Start the captioner child and wait for its model; ``stack`` ends it.
+
+    Without ``live`` cameras its batches may be as large as the memory allows.
 
     Raises:
         CaptionerError: The model cannot be loaded.
@@ -63,6 +65,7 @@ def start_captioner(
         probes=rules.probes,
         max_batch_frames=model.max_batch_frames,
         measure_batch=True,
+        waits=live,
     )
     captioner = CaptionerProcess(options, model.answer_timeout_s)
     stack.callback(captioner.kill)

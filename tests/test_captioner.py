@@ -16,7 +16,12 @@ from captioner_fakes import SIDE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batch_limit import BatchLimit, best_batch_size, is_out_of_memory
+from pipeline.batch_limit import (
+    BatchLimit,
+    best_batch_size,
+    is_out_of_memory,
+    most_that_fits,
+)
 from pipeline.batcher import Batch
 from pipeline.captioner import CaptionerProcess, CaptionerStage
 from pipeline.captioner_messages import CaptionerOptions
@@ -211,3 +216,17 @@ def test_the_knee_is_found(fixed_s: float, each_s: float, expected: int):
         now[0] += fixed_s + each_s * count
 
     assert best_batch_size(work, 32, 0.5, lambda: now[0]) == expected
+
+
+@given(most=st.integers(1, 64), fits=st.integers(1, 64))
+def test_recordings_get_the_largest_batch_that_fits(most: int, fits: int):
+    tried: list[int] = []
+
+    def work(count: int) -> None:
+        tried.append(count)
+        if count > fits:
+            raise MemoryError
+
+    found = most_that_fits(work, most)
+    assert found <= fits
+    assert found == most or 2 * found + 1 >= tried[-2] > fits
