@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,8 +65,8 @@ class Record:
         shape, device = (steps, images, beam), like.device
         longs = torch.zeros((3, *shape), dtype=torch.int64, device=device)
         floats = torch.full((2, *shape), _DEAD, device=device)
+        self._longs, self._floats = longs, floats
         self._all = Choice(longs[0], longs[1], floats[0], floats[1], longs[2])
-        self._log_probs = floats
         self._alpha = alpha
         penalties = [length_penalty(t + 1, alpha) for t in range(steps)]
         self._penalty = torch.tensor(penalties, device=device).view(-1, 1, 1)
@@ -93,7 +93,7 @@ class Record:
 
     def clear(self) -> None:
         """Forget all choices."""
-        self._log_probs.fill_(_DEAD)
+        self._floats.fill_(_DEAD)
 
     def hypotheses(
         self,
@@ -109,10 +109,14 @@ class Record:
             traces: What was seen at each step by all images, where :meth:`trace` was not told.
 
         """
-        paths = _Paths([part[:, :images].cpu().numpy() for part in self._all], self._alpha)
+        own = slice(images)
+        longs, floats = (part[:, :, own].cpu().numpy() for part in (self._longs, self._floats))
+        paths = _Paths(longs, floats.astype(np.float64), self._alpha)
         best = paths.best(count)
         seen = self._traces if traces is None else [(None, part) for part in traces]
-        return paths.read(best, _gathered(seen, paths.parents(best)))
+        slots, has = paths.slots(best)
+        parents = np.where(has, paths.at(longs[1], slots), 0) if seen else slots
+        return paths.read(best, slots, has, _gathered(seen, parents))
 
 
 class _Best(NamedTuple):
@@ -132,9 +136,9 @@ class _Best(NamedTuple):
 class _Paths:
     """Follows the back-pointers of all images at once; arrays are (T, N, K)."""
 
-    def __init__(self, choices: Sequence[NDArray[Any]], alpha: float) -> None:
-        self._token, self._parent, log_prob, ended, self._ended_parent = choices
-        self._log_prob, self._ended_at = log_prob.astype(np.float64), ended.astype(np.float64)
+    def __init__(self, longs: NDArray[Any], floats: NDArray[Any], alpha: float) -> None:
+        self._token, self._parent, self._ended_parent = longs
+        self._log_prob, self._ended_at = floats
         self._steps, self._images, self._slots = self._log_prob.shape
         self._penalty = np.array([length_penalty(t, alpha) for t in range(self._steps + 1)])
 
@@ -165,30 +169,34 @@ class _Paths:
         there = (total > _DEAD) & (last >= 0)
         return _Best(score, total, last, slot, np.zeros_like(there), there)
 
-    def _walk(self, best: _Best) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-        """Go back over the steps: a step, which paths have it, and their slots in it."""
+    def slots(self, best: _Best) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Go back over the steps: each path's slot in each, and whether it has the step.
+
+        Both are (T, N, count).
+        """
+        found = np.empty((self._steps, *best.slot.shape), np.int64)
+        has = best.last >= np.arange(self._steps)[:, None, None]
         images, slot = np.arange(self._images)[:, None], best.slot
         for t in range(self._steps - 1, -1, -1):
-            has = best.last >= t
-            yield t, has, slot
-            slot = np.where(has, self._parent[t, images, slot], slot)
+            found[t] = slot
+            slot = np.where(has[t], self._parent[t, images, slot], slot)
+        return found, has
 
-    def parents(self, best: _Best) -> NDArray[np.int64]:
-        """Slot that each step of each path extends, (T, N, count); 0 where it has no such step."""
-        found = np.zeros((self._steps, *best.slot.shape), np.int64)
-        images = np.arange(self._images)[:, None]
-        for t, has, slot in self._walk(best):
-            found[t] = np.where(has, self._parent[t, images, slot], 0)
-        return found
+    def at(self, values: NDArray[Any], slots: NDArray[Any]) -> NDArray[Any]:
+        """Values (T, N, K) of the paths: (T, N, count)."""
+        return np.take_along_axis(values, slots, -1)
 
-    def read(self, best: _Best, traces: Tensor | None) -> list[list[Hypothesis]]:
+    def read(
+        self,
+        best: _Best,
+        slots: NDArray[Any],
+        has: NDArray[Any],
+        traces: Tensor | None,
+    ) -> list[list[Hypothesis]]:
         """Read paths into hypotheses; ``traces`` is (T, N, count, ...) on the host."""
-        images = np.arange(self._images)[:, None]
-        tokens = np.zeros((*best.slot.shape, self._steps), np.int64)
+        tokens = self.at(self._token, slots).transpose(1, 2, 0)
         totals = np.zeros((*best.slot.shape, self._steps + 1))
-        for t, has, slot in self._walk(best):
-            tokens[..., t] = self._token[t, images, slot]
-            totals[..., t] = np.where(has, self._log_prob[t, images, slot], 0.0)
+        totals[..., :-1] = np.where(has, self.at(self._log_prob, slots), 0.0).transpose(1, 2, 0)
         np.put_along_axis(totals, best.last[..., None] + 1, best.total[..., None], -1)
         table = (*(part.tolist() for part in best), tokens.tolist())
         with np.errstate(invalid="ignore"):  # behind a path's end there is nothing to subtract
