@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from datetime import time as day_time
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -604,6 +605,89 @@ def test_concepts_can_require_and_can_suffice() -> None:
     assert list(replay([caption("a fight", 0)], rules_of(evidence=need)))
     strong = replace(caption("two men", 0), concepts={"fight": Concept(0.95)})
     assert next(replay([strong], rules_of(evidence=enough))).keywords[0].keyword == "concept:fight"
+
+
+# A camera's own usual evidence
+
+USUAL = {"or_concepts": {"fight": 0.4}, "above_usual": {"fight": 0.2}, "usual_over_s": 100.0}
+LEARNT_S = 22  # twelve values, one in two seconds
+
+
+def levels_of(levels: list[float], from_s: int = 0) -> list[Caption]:
+    """A caption a second without the word, whose detector gives these probabilities."""
+    return [
+        replace(caption("a street", from_s + at_s), concepts={"fight": Concept(level)})
+        for at_s, level in enumerate(levels)
+    ]
+
+
+@settings(max_examples=30)
+@given(
+    scene=st.floats(0.0, 0.9),
+    rise=st.floats(0.2, 0.5),
+    event_at_s=st.integers(LEARNT_S + 10, 75),
+    event_s=st.integers(1, 10),
+    restart_at_s=st.integers(0, 79),
+    noise=st.randoms(use_true_random=False),
+)
+def test_a_camera_alerts_by_its_own_usual_evidence_and_not_by_a_scene_that_always_looks_so(
+    scene: float, rise: float, event_at_s: int, event_s: int, restart_at_s: int, noise: Random
+) -> None:
+    """The median lies within the noise, so only a rise of 0.2 above all of that surely counts."""
+    event = range(event_at_s, event_at_s + event_s)
+    levels = [
+        min(1.0, scene + 0.1 + rise if at_s in event else scene + noise.uniform(0.0, 0.1))
+        for at_s in range(80)
+    ]
+    rules = rules_of(evidence=USUAL, end_after_s=5.0, cooldown_s=0.0)
+    engine, alerts = RuleEngine(rules), []
+    for at_s, seen in enumerate(levels_of(levels)):
+        if at_s == restart_at_s:
+            engine = RuleEngine(rules, state=json.loads(json.dumps(engine.snapshot())))
+        alerts += engine.process(seen)
+    starts = [a.stamp.time_s for a in alerts if a.state is AlertState.STARTED]
+    early = [at_s for at_s in starts if at_s <= LEARNT_S]
+    assert not early or scene + 0.1 >= 0.4  # its threshold alone, which all of it exceeds
+    surely = levels[event_at_s] >= max(0.4, scene + 0.1 + 0.2)
+    if surely:
+        assert starts == [*early, event_at_s]
+    else:  # at the top of the scale there is no room for a rise
+        assert starts in ([*early, event_at_s], early)
+
+
+def test_until_a_camera_is_known_the_threshold_decides_and_alerts_tell_what_is_usual() -> None:
+    rules = rules_of(evidence=USUAL, end_after_s=5.0, cooldown_s=0.0)
+    assert rules.concepts == ("fight",)
+    alerts = list(replay(levels_of([0.6] * 60 + [0.9] * 5), rules))
+    assert [(a.state, a.stamp.time_s) for a in alerts if a.state is not AlertState.UPDATED] == [
+        (AlertState.STARTED, 0.0),
+        (AlertState.ENDED, 28.0),  # from 23 s on 0.6 is usual
+        (AlertState.STARTED, 60.0),
+        (AlertState.ENDED, 64.0),
+    ]
+    last = next(alert for alert in alerts if alert.stamp.time_s == 60.0)
+    assert last.evidence == {"concept:fight": 0.9, "usual:fight": 0.6}
+
+
+def test_what_goes_on_for_half_the_time_becomes_usual_and_an_absence_is_forgotten() -> None:
+    rules = rules_of(evidence=USUAL, end_after_s=5.0, cooldown_s=0.0)
+    alerts = list(replay(levels_of([0.1] * 100 + [0.7] * 100), rules))
+    assert states(alerts)[0] is AlertState.STARTED
+    ended = next(alert for alert in alerts if alert.state is AlertState.ENDED)
+    assert 145 <= ended.stamp.time_s <= 165
+    engine = RuleEngine(rules)
+    for seen in levels_of([0.6] * 50):
+        engine.process(seen)
+    assert states(engine.process(levels_of([0.6], from_s=1000)[0])) == [AlertState.STARTED]
+
+
+def test_words_alone_are_held_against_what_is_usual_where_there_is_evidence() -> None:
+    rules = rules_of(evidence={"above_usual": {"fight": 0.2}, "usual_over_s": 100.0})
+    usual = levels_of([0.6] * 50)
+    said = replace(caption("a fight", 50), concepts={"fight": Concept(0.7)})
+    assert list(replay([*usual, said], rules)) == []
+    assert list(replay([*usual, replace(said, concepts={"fight": Concept(0.81)})], rules))
+    assert list(replay([*usual, replace(said, concepts={})], rules))
 
 
 def test_a_zone_counts_only_what_the_model_looked_at_inside_it() -> None:

@@ -14,6 +14,7 @@ from pipeline.rules.ruleset import Rule
 from pipeline.rules.schema import Zone
 from pipeline.rules.sequences import advance_sequence
 from pipeline.rules.track import Track
+from pipeline.rules.usual import remember, usual_levels
 
 __all__ = ["Judge"]
 
@@ -38,6 +39,7 @@ class Judge:
             found = advance_sequence(self.rule, track, caption, self._inside)
         else:
             found = self._seen(track, caption)
+            remember(track, caption, spec.evidence)
         if found is None or in_schedule(spec.schedule, caption.stamp.captured_at):
             return found
         self._held_back("schedule")
@@ -67,7 +69,8 @@ class Judge:
     def _sure(self, track: Track, caption: Caption, keywords: Sequence[Evidence]) -> Match | None:
         """Hold the evidence against the rule's thresholds; None when it is too weak."""
         spec = self.rule.spec
-        for name, (value, least) in _required(self.rule, caption, keywords[0].beams).items():
+        usual, beams = usual_levels(track, caption, spec.evidence), keywords[0].beams
+        for name, (value, least) in _required(self.rule, caption, beams, usual).items():
             if value < least:
                 self._held_back(name.partition(":")[0])
                 return None
@@ -77,14 +80,16 @@ class Judge:
             if probability < keep:
                 self._held_back("min_probability")
                 return None
-        return Match(tuple(keywords), probability, evidence=_measured(self.rule, caption, keywords))
+        measured = _measured(self.rule, caption, keywords)
+        measured |= {f"usual:{word}": level for word, level in usual.items()}
+        return Match(tuple(keywords), probability, evidence=measured)
 
     def _held_back(self, reason: str) -> None:
         self.count(self.rule.spec.name, reason)
 
 
 def _required(
-    rule: Rule, caption: Caption, beams: float | None
+    rule: Rule, caption: Caption, beams: float | None, usual: Mapping[str, float]
 ) -> Mapping[str, tuple[float, float]]:
     """Evidence that the rule needs and the captioner gives: name to (value, least)."""
     spec = rule.spec.evidence
@@ -96,6 +101,10 @@ def _required(
     for sentence, least in spec.probes.items():
         if sentence in caption.scores:
             needed[f"probe:{sentence}"] = (caption.scores[sentence], least)
+    for word, least in spec.above_usual.items():
+        if word in caption.concepts and word in usual:
+            above = caption.concepts[word].probability - usual[word]
+            needed[f"above_usual:{word}"] = (above, least)
     if beams is not None:
         needed["beams"] = (beams, spec.beams)
     return needed
@@ -106,7 +115,7 @@ def _measured(rule: Rule, caption: Caption, keywords: Sequence[Evidence]) -> dic
     spec = rule.spec.evidence
     measured = {
         f"concept:{word}": caption.concepts[word].probability
-        for word in (*spec.concepts, *spec.or_concepts)
+        for word in (*spec.concepts, *spec.or_concepts, *spec.above_usual)
         if word in caption.concepts
     }
     for sentence in (*spec.probes, *spec.or_probes):

@@ -45,7 +45,8 @@ class RuleSet:
     def concepts(self) -> tuple[str, ...]:
         """Words that some rule asks the visual-concept detector about, sorted."""
         specs = [rule.spec.evidence for rule in self.rules]
-        return tuple(sorted({word for s in specs for word in (*s.concepts, *s.or_concepts)}))
+        words = {word for s in specs for word in (*s.concepts, *s.or_concepts, *s.above_usual)}
+        return tuple(sorted(words))
 
     @property
     def probes(self) -> tuple[str, ...]:

@@ -167,6 +167,10 @@ class EvidenceSpec(Strict):
     or_concepts: dict[Word, Probability] = Field(default_factory=dict)
     or_beams: Probability | None = None
     or_probes: dict[Sentence, Nats] = Field(default_factory=dict)
+    above_usual: dict[Word, Probability] = Field(default_factory=dict)
+    """Concepts, each with how far above this camera's usual probability it must be."""
+    usual_over_s: PositiveSeconds = 300.0
+    """What is usual is the median over so long; it counts after a fifth of that."""
 
     @property
     def speaks_alone(self) -> bool:

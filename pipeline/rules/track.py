@@ -40,12 +40,16 @@ class Track:
     snoozed_until_s: float | None = None
     started_s: list[float] = field(default_factory=list)
     held_back: dict[str, int] = field(default_factory=dict)
+    usual: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Of each word some (time, evidence) of the last minutes, oldest first."""
 
     def shift(self, by_s: float) -> None:
         """Move every time by so many seconds: the camera's clock began anew."""
         for sighting in self.sightings:
             sighting.time_s += by_s
         self.started_s = [time_s + by_s for time_s in self.started_s]
+        for word, samples in self.usual.items():
+            self.usual[word] = [(time_s + by_s, value) for time_s, value in samples]
         self.step_s = _moved(self.step_s, by_s)
         self.watched_s = _moved(self.watched_s, by_s)
         self.published_s += by_s
