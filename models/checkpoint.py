@@ -112,7 +112,11 @@ def _fill(captioner: Captioner, file: Path, sha256: str) -> None:
     if _sha256(file) != sha256:
         raise CheckpointError(f"{file}: damaged (its SHA-256 is not the config's); fetch it again")
     try:
-        captioner.load_state_dict(_whole(load_file(file)))
+        tensors = _whole(load_file(file))
+        if (offset := tensors.get("decoder.readout.offset")) is not None:
+            # Checkpoints written before change could tell by itself.
+            tensors.setdefault("decoder.readout.alone", torch.zeros_like(offset))
+        captioner.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{file}: does not fit its config: {first}") from None

@@ -143,7 +143,8 @@ class HazardReadout(nn.Module):
     Hazards stand in few scenes, and what learns by gradients learns the scenes. This reads three
     things, and L2 keeps it humble: the strongest answer of each feature anywhere in the window
     (a small flame), its mean, and, where there are two frames or more, its mean change. A picture
-    has no motion: that part is left out and its place is taken by nothing, offset included.
+    has no motion: that part is left out and its place is taken by nothing, offset included. Where
+    ``alone`` is 1, change tells by itself, and what stills say counts for pictures only.
     """
 
     strongest: Tensor
@@ -151,12 +152,13 @@ class HazardReadout(nn.Module):
     offset: Tensor
     motion: Tensor
     motion_offset: Tensor
+    alone: Tensor
 
     def __init__(self, feature_size: int, hazards: int) -> None:
         super().__init__()
         for name in ("strongest", "mean", "motion"):
             self.register_buffer(name, torch.zeros(hazards, feature_size))
-        for name in ("offset", "motion_offset"):
+        for name in ("offset", "motion_offset", "alone"):
             self.register_buffer(name, torch.zeros(hazards))
 
     def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
@@ -168,7 +170,8 @@ class HazardReadout(nn.Module):
         strongest, level, motion, moves = _pooled(features, most, mean, frame_mask)
         logits = strongest @ self.strongest.T + level @ self.mean.T + self.offset
         change = motion @ self.motion.T + self.motion_offset
-        return torch.sigmoid(logits + change * moves.unsqueeze(1))
+        moves = moves.unsqueeze(1)
+        return torch.sigmoid(logits * (1 - moves * self.alone) + change * moves)
 
 
 def pooled_features(features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -201,7 +201,7 @@ def test_validation_praises_the_captions_that_were_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     one = trainer(tmp_path / "run", monkeypatch, replace(CONFIG, epochs=40, readout=False))
-    validation = Validation(one.train[:2], one.cache, one.vocabulary, one.reward)
+    validation = Validation(one.train[:2], one.source, one.vocabulary, one.reward)
     before = validation(one.model)
     for _ in range(40):
         one._epoch(Phase.JOINT)

@@ -16,9 +16,12 @@ import yaml
 
 from models.training import export, pseudo
 from models.training.config import TrainingConfig
+from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
+from models.training.live_views import LiveMaps
 from models.training.loop import Trainer
 from models.training.parallel import Processes, join_processes
+from models.training.readout import leave_out
 from models.training.sources import read_samples
 
 
@@ -31,16 +34,35 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
     parser.add_argument("--cache", type=Path, default=Path(".cache/features"))
     parser.add_argument("--output", type=Path, default=Path("runs/default"))
+    parser.add_argument(
+        "--fold",
+        type=_fold,
+        metavar="K/N",
+        help="leave out every N-th part of the scenes with labelled hazards, the K-th from 0",
+    )
     parser.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
     arguments = parser.parse_args()
     config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
     processes = join_processes()
     if arguments.wandb and processes.leads:
         _log_to_wandb(arguments.wandb, config, arguments.output)
-    cache = _cache(config, arguments.data, arguments.cache / config.cache.name, processes)
     samples = read_samples(arguments.data)
-    Trainer(config, samples, cache, arguments.output, processes).run()
+    if arguments.fold:
+        samples = leave_out(samples, *arguments.fold)
+    if config.live_views:
+        source: MapSource = LiveMaps.read(arguments.data, config)
+    else:
+        folder = arguments.cache / config.cache.name
+        source = _cache(config, arguments.data, folder, processes)
+    Trainer(config, samples, source, arguments.output, processes).run()
     processes.leave()
+
+
+def _fold(text: str) -> tuple[int, int]:
+    fold, of, folds = text.partition("/")
+    if not (of and fold.isdigit() and folds.isdigit() and int(fold) < int(folds)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 0/5")
+    return int(fold), int(folds)
 
 
 def _log_to_wandb(project: str, config: TrainingConfig, folder: Path) -> None:

@@ -33,6 +33,16 @@ class TrainingConfig:
     from none (Bengio et al. 2015; in two passes, as Mihaylova and Martins 2019)."""
     frozen_stages: int = 6
     views: int = 4
+    live_views: bool = False
+    """Whether all pictures are held in memory and every view is made anew while training
+    (:mod:`models.training.live_views`); for a GPU. Else ``views`` are made once and cached."""
+    learns_from: tuple[str, ...] = ("train",)
+    """Splits that are learnt from; with ``val`` among them what validation says is no judgement."""
+    words_from: tuple[str, ...] = ("train",)
+    """Splits whose captions make the vocabulary: teachers and their pupil need the same."""
+    teachers: tuple[str, ...] = ()
+    """Checkpoints whose mean opinion of each next word is learnt too, in the joint epochs."""
+    teacher_weight: float = 0.5
     encoder_learning_rate: float = 1e-4
     attention: str = "dot"
     cell: str = "lstm"

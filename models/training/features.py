@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,15 @@ class FeatureCache:
         first, count = self.index[key]
         start = first + view * count
         return self.rows[start : start + count]
+
+    def frame_count(self, key: str) -> int:
+        """How many frames a key has."""
+        return self.index[key][1]
+
+    def maps(self, keys: Sequence[str], views: Sequence[int]) -> Tensor:
+        """Maps (N, T, C, H, W) float32 of keys with equally many frames, each in its view."""
+        frames = [self.frames(key, view) for key, view in zip(keys, views, strict=True)]
+        return torch.from_numpy(np.stack(frames)).float()
 
 
 def open_cache(folder: Path) -> FeatureCache:

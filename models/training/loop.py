@@ -31,12 +31,13 @@ from models.training.concepts import (
     concept_words,
 )
 from models.training.config import TrainingConfig
-from models.training.data import Batches, TrainingBatch, maps_of
-from models.training.features import FeatureCache
+from models.training.data import LONGEST, Batches, MapSource, TrainingBatch, maps_of
+from models.training.graphed import Graphed
 from models.training.losses import CiderReward, cross_entropy, own_words, self_critical_loss
 from models.training.parallel import ALONE, Processes
 from models.training.readout import OutOfFold, choose_thresholds, fit_readout, readout_samples
 from models.training.sources import Sample
+from models.training.teachers import Teachers, distillation_loss
 from models.training.tuning import plain_state, tune
 from models.training.validation import Validation
 from models.training.variational import kl_weight, variational_loss
@@ -75,15 +76,15 @@ class CaptionerTraining(nn.Module):
         self.decoder = decoder
 
     def memory(self, maps: Tensor, mask: Tensor) -> Memory:
-        """Memory of clips from their cached maps (N, T, C, H, W)."""
+        """Memory of clips from their maps (N, T, C, H, W)."""
         return self.decoder.memory(self.features(maps), mask)
 
     def regions(self, maps: Tensor) -> Tensor:
-        """Features (N, T, R, D) of cached maps, without evidence."""
+        """Features (N, T, R, D) of maps, without evidence."""
         return self._run(self.upper, maps)
 
     def features(self, maps: Tensor) -> Tensor:
-        """Features (N, T, R, D + E) of cached maps, with evidence once a read-out wants it."""
+        """Features (N, T, R, D + E) of maps, with evidence once a read-out wants it."""
         regions = self.regions(maps)
         if self.evidence is None or self.decoder.readout is None:
             return regions
@@ -111,7 +112,7 @@ class CaptionerTraining(nn.Module):
 
 
 class Trainer:
-    """Trains decoder, concept head and upper encoder over the frozen lower encoder's cached maps.
+    """Trains decoder, concept head and upper encoder over the frozen lower encoder's maps.
 
     Every epoch begins by seeding all randomness from (seed, epoch), so an epoch that a kill cut
     off is repeated exactly, and a resumed run equals an unbroken one. Validation and checkpoints
@@ -122,20 +123,21 @@ class Trainer:
         self,
         config: TrainingConfig,
         samples: list[Sample],
-        cache: FeatureCache,
+        source: MapSource,
         folder: Path,
         processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.processes = processes
-        self.cache = cache
+        self.source = source
         self.folder = folder
-        self.train = [_neutral(sample) for sample in samples if sample.split == "train"]
+        self.train = [_neutral(s) for s in samples if s.split in config.learns_from]
         captions = [c for s in self.train if not s.clip for c in s.captions]
-        self.vocabulary = _vocabulary(self.train, config.min_word_count)
+        spoken = [_neutral(s) for s in samples if s.split in config.words_from]
+        self.vocabulary = _vocabulary(spoken, config.min_word_count)
         self.reward = CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
         held_out = [s for s in samples if s.split == "val" and s.data_set == config.validate_on]
-        self.validation = Validation(held_out, cache, self.vocabulary, self.reward)
+        self.validation = Validation(held_out, source, self.vocabulary, self.reward)
         self.labels = ConceptLabels(
             concept_words(captions, config.concept_min_count), config.hazard_weight
         )
@@ -145,18 +147,22 @@ class Trainer:
         self.model = CaptionerTraining(self.encoder, self._decoder(), config.frozen_stages).to(
             self.device
         )
+        self.teachers: Teachers | None = None
+        if config.teachers:
+            checkpoints = [Path(path) for path in config.teachers]
+            self.teachers = Teachers(
+                checkpoints, self.vocabulary, config.frozen_stages, self.device
+            )
         tune(self.model.upper, config.encoder_tuning, config.lora_rank)
         self.model.to(self.device)
-        self.average = AveragedModel(
-            self.model,
-            multi_avg_fn=get_ema_multi_avg_fn(config.average_decay),  # type: ignore[no-untyped-call]
-        )
+        self.average = AveragedModel(self.model)
         self.optimizer = self._optimizer()
         self.epoch = 0
         self.progress = 0.0
         self.best_cider = 0.0
         self.divergences: list[Tensor] = []
         self.out_of_fold: OutOfFold = {}
+        self._captions_at_length = LONGEST if self.device.type == "cuda" else None
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -164,7 +170,8 @@ class Trainer:
         self._resume()
         writer = SummaryWriter(str(self.folder / "tensorboard")) if self.processes.leads else None
         while (phase := self._phase()) is not Phase.OVER:
-            if self.config.readout and not self.out_of_fold and phase is not Phase.JOINT:
+            due = phase is not Phase.JOINT or self._evidence_stands
+            if self.config.readout and due and not self.out_of_fold:
                 self._fit_readout()
             mean = self._epoch(phase)
             if writer is not None:
@@ -180,6 +187,14 @@ class Trainer:
                     self.export(self.folder / name)
         if writer is not None:
             writer.close()
+
+    @property
+    def _evidence_stands(self) -> bool:
+        """Whether the read-out reads the starting weights, so that no epoch changes what it reads.
+
+        It is then fitted first, and the decoder goes by it from its first word.
+        """
+        return self.config.evidence_branch and self.config.encoder_blend == 0
 
     def _conclude(self, phase: Phase, mean: float, writer: SummaryWriter) -> None:
         """Judge and keep an epoch; the best of the self-critical ones is kept beside the last."""
@@ -267,7 +282,7 @@ class Trainer:
 
         @torch.inference_mode()
         def regions(sample: Sample, view: int) -> Tensor:
-            return averaged.evidence_of(maps_of([sample], self.cache, [view]).to(self.device))[0]
+            return averaged.evidence_of(maps_of([sample], self.source, [view]).to(self.device))[0]
 
         chosen = readout_samples(self.train, self.config.readout_company, self.config.seed)
         fitted = self._empty_readout()
@@ -282,23 +297,26 @@ class Trainer:
 
     def _attach(self, readout: HazardReadout) -> None:
         for decoder in (self.model.decoder, self._averaged().decoder):
-            decoder.attach(
-                copy.deepcopy(readout).to(self.device), conditions=self.config.tuning_epochs > 0
-            )
+            conditions = self.config.tuning_epochs > 0 or self._evidence_stands
+            decoder.attach(copy.deepcopy(readout).to(self.device), conditions)
 
     def _hazards(self, batch: TrainingBatch, features: Tensor, mask: Tensor) -> Tensor | None:
         """Probabilities for the decoder to go by: out of fold where the read-out knows the scene.
 
         Pictures that it was not fitted on are new to it anyway.
         """
-        if self.model.decoder.readout is None or not self.out_of_fold:
+        if self.model.decoder.readout is None:
             return None
+        told, is_told = (part.to(self.device) for part in self._told(batch))
         with torch.no_grad():
-            hazards = self.model.decoder.hazards(features, mask)
-        for row, sample in enumerate(batch.samples):
-            if sample.key in self.out_of_fold:
-                hazards[row] = self.out_of_fold[sample.key].to(hazards)
-        return hazards
+            return torch.where(is_told, told, self.model.decoder.hazards(features, mask))
+
+    def _told(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Out-of-fold probabilities (N, H) of a batch, and whether there are any, (N, 1)."""
+        nothing = torch.zeros(len(HAZARD_CONCEPTS))
+        told = torch.stack([self.out_of_fold.get(s.key, nothing) for s in batch.samples])
+        is_told = torch.tensor([s.key in self.out_of_fold for s in batch.samples])
+        return told, is_told.unsqueeze(1)
 
     def _averaged(self) -> CaptionerTraining:
         module = self.average.module
@@ -327,11 +345,24 @@ class Trainer:
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rates = {self.model.decoder: 1.0, self.model.upper: self._encoder_share()}
+        on_cuda, rate = self.device.type == "cuda", self.config.learning_rate
         groups = [
-            {"params": [p for p in module.parameters() if p.requires_grad], "share": share}
+            {
+                "params": [p for p in module.parameters() if p.requires_grad],
+                "share": share,
+                "lr": torch.tensor(rate * share, device=self.device) if on_cuda else rate * share,
+            }
             for module, share in rates.items()
         ]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, weight_decay=1e-2)
+        self._joint = Graphed(self._joint_update, self.device, self._can_be_recorded)
+        return torch.optim.AdamW(groups, weight_decay=1e-2, capturable=on_cuda)
+
+    @property
+    def _can_be_recorded(self) -> bool:
+        """Whether a step is the same work each time, with nothing in it that changes by itself."""
+        config = self.config
+        changes = config.scheduled_sampling or config.latent_size or self.processes.count > 1
+        return self.device.type == "cuda" and not changes
 
     def _encoder_share(self) -> float:
         return self.config.encoder_learning_rate / self.config.learning_rate
@@ -347,9 +378,11 @@ class Trainer:
         rewarded = phase is Phase.SELF_CRITICAL
         self.model.train()
         self.divergences = []
-        total, count = 0.0, 0
+        total, count = torch.zeros((), device=self.device), 0
         share = (self.processes.rank, self.processes.count)
-        drawn = Batches(repeated, self.cache, self.vocabulary, config.batch_clips, order, share)
+        length = self._captions_at_length
+        size = config.batch_clips
+        drawn = Batches(repeated, self.source, self.vocabulary, size, order, share, length)
         self.processes.follow_leader(
             [*self.model.state_dict().values(), *self.average.state_dict().values()]
         )
@@ -366,47 +399,73 @@ class Trainer:
             )
             total, count = total + value, count + 1
             if count % 50 == 0:
-                progress.set_postfix(mean=f"{total / count:.3f}")
-        return total / max(1, count)
+                progress.set_postfix(mean=f"{float(total) / count:.3f}")
+        return float(total) / max(1, count)
 
-    def _joint_step(self, batch: TrainingBatch) -> float:
-        maps, mask = batch.maps.to(self.device), batch.mask.to(self.device)
-        regions = self.model.regions(maps)
-        memory = self.model.decoder.memory(regions, mask)
-        captions = self._caption_loss(memory, batch)
-        self._update(captions + self._concept_loss(regions, mask, batch))
-        return float(captions.detach())
+    def _joint_step(self, batch: TrainingBatch) -> Tensor:
+        target, weight = self.labels(batch.samples)
+        told = self._told(batch)
+        return self._joint(batch.maps, batch.mask, batch.tokens, target, weight, *told)
 
-    def _decoder_step(self, batch: TrainingBatch, rewarded: bool) -> float:
+    def _joint_update(
+        self,
+        maps: Tensor,
+        mask: Tensor,
+        tokens: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        told: Tensor,
+        is_told: Tensor,
+    ) -> Tensor:
+        """One step of everything; returns the loss of captions."""
+        decoder = self.model.decoder
+        with self._fast():
+            features = self.model.features(maps).float()
+        hazards = None
+        if decoder.readout is not None:
+            with torch.no_grad():
+                hazards = torch.where(is_told, told, decoder.hazards(features, mask))
+        memory = decoder.memory(features, mask, hazards)
+        taught = None
+        if self.teachers is not None:
+            with self._fast():
+                taught = self.teachers(maps, mask, tokens, hazards)
+        captions = self._caption_loss(memory, tokens, taught)
+        self._update(captions + self._concept_loss(features, mask, target, weight))
+        return captions.detach()
+
+    def _decoder_step(self, batch: TrainingBatch, rewarded: bool) -> Tensor:
         """Decoder and concepts learn: what the encoder sees is not the rewards' to bend."""
         mask = batch.mask.to(self.device)
         with torch.no_grad():
             features = self.model.features(batch.maps.to(self.device))
         memory = self.model.decoder.memory(features, mask, self._hazards(batch, features, mask))
+        tokens = batch.tokens.to(self.device)
         if not rewarded:
-            captions = self._caption_loss(memory, batch)
-            self._update(captions + self._concept_loss(features, mask, batch))
-            return float(captions.detach())
+            captions = self._caption_loss(memory, tokens)
+            target, weight = (part.to(self.device) for part in self.labels(batch.samples))
+            self._update(captions + self._concept_loss(features, mask, target, weight))
+            return captions.detach()
         references = [[self._tokens(c) for c in s.captions] for s in batch.samples]
         with self._fast():
             loss, value = self_critical_loss(self.model.decoder, memory, references, self.reward)
         if share := self.config.self_critical_words:
-            loss = (1 - share) * loss + share * self._caption_loss(memory, batch)
+            loss = (1 - share) * loss + share * self._caption_loss(memory, tokens)
         self._update(loss)
-        return value
+        return torch.tensor(value, device=self.device)
 
-    def _concept_loss(self, features: Tensor, mask: Tensor, batch: TrainingBatch) -> Tensor:
+    def _concept_loss(
+        self, features: Tensor, mask: Tensor, target: Tensor, weight: Tensor
+    ) -> Tensor:
         """Weighted loss of the noisy-OR head itself, whatever a read-out says in its place."""
         head = self.model.decoder.concepts
         assert head is not None  # hazards at least are always concepts
-        target, weight = self.labels(batch.samples)
         regions = self.model.decoder.seen(features)
-        loss = concept_loss(head(regions, mask), target.to(self.device), weight.to(self.device))
+        loss = concept_loss(head(regions, mask), target, weight)
         return self.config.concept_loss_weight * loss
 
-    def _caption_loss(self, memory: Memory, batch: TrainingBatch) -> Tensor:
-        """Cross-entropy in nats a word; with a latent, the evidence bound."""
-        tokens = batch.tokens.to(self.device)
+    def _caption_loss(self, memory: Memory, tokens: Tensor, taught: Tensor | None = None) -> Tensor:
+        """Cross-entropy in nats a word, partly against ``taught``; with a latent, its bound."""
         config, decoder = self.config, self.model.decoder
         with self._fast():
             if decoder.latent is not None:
@@ -415,7 +474,10 @@ class Trainer:
                 self.divergences.append(bound[1])
                 return bound[0]
             logits, _ = decoder(memory, self._read(memory, tokens))
-        return cross_entropy(logits.float(), tokens, config.label_smoothing)
+        loss = cross_entropy(logits.float(), tokens, config.label_smoothing)
+        if taught is None:
+            return loss
+        return torch.lerp(loss, distillation_loss(logits, tokens, taught), config.teacher_weight)
 
     def _read(self, memory: Memory, tokens: Tensor) -> Tensor:
         """The words that the decoder reads: the references', or some of its own in their place."""
@@ -437,7 +499,8 @@ class Trainer:
         self.processes.average_gradients(self.model.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         self.optimizer.step()
-        self.average.update_parameters(self.model)
+        decay = get_ema_multi_avg_fn(self.config.average_decay)  # type: ignore[no-untyped-call]
+        decay(list(self._averaged().parameters()), list(self.model.parameters()), None)
 
     def _set_learning_rate(self, within: float) -> None:
         """Linear decay to a twentieth over the epochs of each phase."""
@@ -445,7 +508,10 @@ class Trainer:
         passed = (self.epoch - stretch.first_epoch + within) / stretch.epochs
         rate = stretch.learning_rate * (1 - 0.95 * passed)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate * group["share"])  # a recorded step reads it in its place
+            else:
+                group["lr"] = rate * group["share"]
 
     def _tokens(self, caption: str) -> tuple[int, ...]:
         return (*self.vocabulary.encode(caption), END)

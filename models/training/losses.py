@@ -22,8 +22,8 @@ Tokens = tuple[int, ...]
 def cross_entropy(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
     """Mean over real words of logits (N, K, L - 1, V) against tokens (N, K, L)."""
     targets = tokens[:, :, 1:].reshape(-1)
-    real = targets != PAD
-    return F.cross_entropy(logits.flatten(0, 2)[real], targets[real], label_smoothing=smoothing)
+    scores = logits.flatten(0, 2)
+    return F.cross_entropy(scores, targets, ignore_index=PAD, label_smoothing=smoothing)
 
 
 def own_words(logits: Tensor, tokens: Tensor, share: float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ __all__ = [
     "fit_readout",
     "fit_without_folds",
     "fold_of",
+    "leave_out",
     "readout_samples",
 ]
 
 _FOLDS = 5
 _PENALTIES = (0.03, 0.1, 0.3)
+_MOTION_PENALTIES = (0.3, 3.0, 10.0)
 _FALSE_RATE, _MISSED_RATE = 0.01, 0.05
 _FEW_SCENES = 8
 """With fewer scenes of clips that show a hazard, its motion says too little."""
@@ -55,7 +57,8 @@ def fit_readout(
 ) -> OutOfFold:
     """Fit the read-out in place on samples and their first views.
 
-    For each hazard the L2 penalty is the one with the best AUC within sources, out of fold.
+    For each hazard the L2 penalties, and whether change tells clips better without the stills, are
+    those with the best AUC within sources, out of fold.
     Classes weigh the same while fitting; Platt scaling of the out-of-fold scores (Platt 1999)
     makes probabilities of them again.
     """
@@ -71,6 +74,20 @@ def fit_readout(
 def fold_of(scene: str, folds: int = _FOLDS) -> int:
     """Fold that a scene falls into: the same in every run, and unlike from its neighbours'."""
     return zlib.crc32(scene.encode()) % folds
+
+
+def leave_out(samples: Sequence[Sample], fold: int, folds: int = _FOLDS) -> list[Sample]:
+    """Samples for cross-validation: scenes with labelled hazards are split anew, by fold.
+
+    Those of ``fold`` are the validation, all others are learnt from; samples without hazard labels
+    keep their split.
+    """
+    return [
+        replace(s, split="val" if fold_of(s.scene, folds) == fold else "train")
+        if s.hazards is not None
+        else s
+        for s in samples
+    ]
 
 
 def fit_without_folds(
@@ -153,11 +170,23 @@ class _Table:
 
 
 @dataclass
+class _Change:
+    """Weights (D,) and offset of change; ``alone`` where it tells clips without the stills.
+
+    ``out_of_fold`` is the whole score of each clip, (n,) in nats.
+    """
+
+    weights: Tensor
+    offset: Tensor
+    alone: bool
+    out_of_fold: Tensor
+
+
+@dataclass
 class _Fit:
     weights: Tensor
     offset: Tensor
-    motion: Tensor
-    motion_offset: Tensor
+    change: _Change
     out_of_fold: Tensor
 
 
@@ -166,10 +195,12 @@ def _fill(readout: HazardReadout, table: _Table) -> Tensor:
     probabilities = torch.zeros(len(table.rows), len(HAZARD_CONCEPTS))
     for number, hazard in enumerate(HAZARD_CONCEPTS):
         fit = _fit_hazard(table, hazard)
+        change = fit.change
         probabilities[:, number] = fit.out_of_fold
         readout.strongest[number], readout.mean[number] = fit.weights.chunk(2)
         readout.offset[number] = fit.offset
-        readout.motion[number], readout.motion_offset[number] = fit.motion, fit.motion_offset
+        readout.motion[number], readout.motion_offset[number] = change.weights, change.offset
+        readout.alone[number] = float(change.alone)
     return probabilities
 
 
@@ -187,24 +218,37 @@ def _fit_hazard(table: _Table, hazard: str) -> _Fit:
     )
     held_out = _out_of_fold(table.still, target, known, folds, penalty, nothing)
     weights, offset = _logistic(table.still[known], target[known], penalty, nothing[known])
-    motion, motion_offset = torch.zeros(table.motion.shape[1]), torch.zeros(())
+    scale, shift = _platt(held_out[known], target[known])
+    held_out = held_out * scale + shift
     clips = known & (table.moves > 0)
     shown = {s.scene for s, t, c in zip(table.rows, target, clips, strict=True) if t > 0 and c}
+    change = _Change(torch.zeros(table.motion.shape[1]), torch.zeros(()), False, held_out[clips])
     if len(shown) >= _FEW_SCENES:
-        # What motion adds to what stills say. Their scores go in out of fold: those of the rows
-        # they were fitted on would leave nothing to add.
-        still = held_out[clips]
-        out = _out_of_fold(table.motion, target, clips, folds, penalty, held_out)
-        held_out = torch.where(table.moves > 0, out, held_out)
-        motion, motion_offset = _logistic(table.motion[clips], target[clips], penalty, still)
-    scale, shift = _platt(held_out[known], target[known])
-    return _Fit(
-        weights * scale,
-        offset * scale + shift,
-        motion * scale,
-        motion_offset * scale,
-        torch.sigmoid(held_out * scale + shift),
-    )
+        change = _fit_change(table.where(clips.tolist()), hazard, target[clips], held_out[clips])
+    held_out[clips] = change.out_of_fold
+    return _Fit(weights * scale, offset * scale + shift, change, torch.sigmoid(held_out))
+
+
+def _fit_change(clips: _Table, hazard: str, target: Tensor, still: Tensor) -> _Change:
+    """What change adds to what stills say of clips, or says by itself: what holds in new scenes.
+
+    ``still`` is what stills say out of fold, (n,) in nats: scores of the rows that they were fitted
+    on would leave nothing to add.
+    """
+    all_rows = torch.ones(len(target), dtype=torch.bool)
+    folds = torch.tensor([fold_of(sample.scene) for sample in clips.rows])
+    tried: dict[tuple[bool, float], Tensor] = {}
+    for alone in (False, True):
+        given = torch.zeros_like(still) if alone else still
+        for l2 in _MOTION_PENALTIES:
+            tried[alone, l2] = _out_of_fold(clips.motion, target, all_rows, folds, l2, given)
+    alone, l2 = max(tried, key=lambda choice: _auc(clips, hazard, tried[choice]))
+    given = torch.zeros_like(still) if alone else still
+    weights, offset = _logistic(clips.motion, target, l2, given)
+    if not alone:
+        return _Change(weights, offset, alone, tried[alone, l2])
+    scale, shift = _platt(tried[alone, l2], target)
+    return _Change(weights * scale, offset * scale + shift, alone, tried[alone, l2] * scale + shift)
 
 
 def _out_of_fold(

@@ -6,6 +6,10 @@ its clips in ``clips.tar`` or ``clips/``. A line holds ``captions`` (a list), an
 test; train where it is left out), ``scene`` (near-duplicates share it and must share their split),
 ``source`` (which camera or collection) and ``hazard`` (what is visible: fight, fire, smoke, crash,
 person_down, weapon; ``fight_not_visible`` where the clip holds it and this frame does not).
+Pictures may lie in another folder or archive of the set, which the line then names: ``folder``.
+
+Captions that this project wrote of such pictures lie in ``models/training/data``, a file for a
+data set, and are read with that set wherever it is found.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from numpy.typing import NDArray
 
 __all__ = ["DataError", "Sample", "read_folder", "read_pictures", "read_samples"]
 
+_ADDED = Path(__file__).parent / "data"
 _SPLITS = ("train", "val", "test", "unused")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -34,7 +39,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One captioned picture or clip; ``key`` is ``SET/images/FILE`` or ``SET/clips/FILE``.
+    """One captioned picture or clip; ``key`` is ``SET/FOLDER/FILE``, a clip's folder ``clips``.
 
     ``scene`` groups near-duplicates, which must never fall on two sides of a split. ``hazards``
     is what is visible, and None where nobody has labelled it.
@@ -101,44 +106,68 @@ def read_folder(
         DataError: A file is no picture, or a clip without a readable frame.
 
     """
-    for kind in ("images", "clips"):
-        for name, data in _files(folder / kind, wanted, f"{folder.name}/{kind}/"):
+    elsewhere = _keys_elsewhere(folder)
+    for kind in ("images", "clips", *elsewhere):
+        only = wanted
+        if kind in elsewhere:  # such a folder may hold much that nobody has captioned
+            only = {key for key in elsewhere[kind] if wanted is None or key in wanted}
+        for name, data in _files(folder / kind, only, f"{folder.name}/{kind}/"):
             where = f"{folder / kind}: {name}"
-            frames = _picture(data) if kind == "images" else _clip(data, frames_per_clip)
+            frames = _clip(data, frames_per_clip) if kind == "clips" else _picture(data)
             if frames is None:
-                raise DataError(f"{where} cannot be read as {kind[:-1]}")
+                what = "clip" if kind == "clips" else "image"
+                raise DataError(f"{where} cannot be read as {what}")
             yield f"{folder.name}/{kind}/{name}", frames
 
 
 def _folders(root: Path) -> list[Path]:
-    def has(folder: Path, kind: str) -> bool:
-        return (folder / kind).is_dir() or (folder / f"{kind}.tar").is_file()
-
     return [
         file.parent
         for file in sorted(root.glob("*/captions.jsonl"))
-        if has(file.parent, "images") or has(file.parent, "clips")
+        if _exists(file.parent / "images") or _exists(file.parent / "clips")
     ]
 
 
+def _exists(folder: Path) -> bool:
+    """Whether a folder, or the archive in its place, is there."""
+    return folder.is_dir() or folder.with_suffix(".tar").is_file()
+
+
 def _read_set(folder: Path) -> Iterator[Sample]:
-    file = folder / "captions.jsonl"
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            line = json.loads(text)
-            yield from _samples_of(line, folder.name)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file}:{number}: {_reason(error)}") from None
+    for file in (folder / "captions.jsonl", _ADDED / f"{folder.name}.jsonl"):
+        if not file.is_file():
+            continue
+        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                line = json.loads(text)
+                yield from _samples_of(line, folder)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(f"{file}:{number}: {_reason(error)}") from None
+
+
+def _keys_elsewhere(folder: Path) -> dict[str, set[str]]:
+    """Keys of captioned pictures outside ``images`` and ``clips``, by the folder they lie in."""
+    keys: dict[str, set[str]] = {}
+    for sample in _read_set(folder):
+        kind = sample.key.split("/", 2)[1]
+        if kind not in ("images", "clips"):
+            keys.setdefault(kind, set()).add(sample.key)
+    return keys
 
 
 def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _samples_of(line: dict[str, Any], data_set: str) -> Iterator[Sample]:
+def _samples_of(line: dict[str, Any], folder: Path) -> Iterator[Sample]:
+    data_set = folder.name
     files = {kind: line[kind[:-1]] for kind in ("images", "clips") if line.get(kind[:-1])}
     if not files:
         raise KeyError("image or clip")
+    if elsewhere := line.get("folder"):
+        if not _exists(folder / str(elsewhere)):
+            return  # a copy of the set without that archive
+        files = {str(elsewhere): line["image"]}
     captions = line["captions"]
     sentences = isinstance(captions, list) and all(isinstance(c, str) for c in captions)
     if not sentences or not captions:

@@ -12,8 +12,7 @@ from torch import Tensor
 from models.decoders import Decoder
 from models.fusion import Memory
 from models.search import SearchConfig, search
-from models.training.data import caption_tensor, maps_of
-from models.training.features import FeatureCache
+from models.training.data import MapSource, caption_tensor, maps_of
 from models.training.losses import CiderReward, cross_entropy
 from models.training.sources import Sample
 from models.vocabulary import BEGIN, END, Vocabulary
@@ -35,7 +34,7 @@ class Trained(Protocol):
         """Leave training mode."""
 
     def memory(self, maps: Tensor, mask: Tensor) -> Memory:
-        """Memory of clips from their cached maps."""
+        """Memory of clips from their maps."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Validation:
     def __init__(
         self,
         samples: Sequence[Sample],
-        cache: FeatureCache,
+        source: MapSource,
         vocabulary: Vocabulary,
         reward: CiderReward,
     ) -> None:
         self._samples = samples[:_PICTURES]
-        self._cache, self._vocabulary, self._reward = cache, vocabulary, reward
+        self._source, self._vocabulary, self._reward = source, vocabulary, reward
 
     @torch.no_grad()
     def __call__(self, model: Trained) -> ValidationScores:
@@ -72,7 +71,7 @@ class Validation:
         losses: list[float] = []
         rewards: list[float] = []
         for chunk in chunks:
-            maps = maps_of(chunk, self._cache, [0] * len(chunk)).to(device)
+            maps = maps_of(chunk, self._source, [0] * len(chunk)).to(device)
             mask = torch.ones(maps.shape[:2], dtype=torch.bool, device=device)
             memory = model.memory(maps, mask)
             losses.append(self._loss(model.decoder, memory, chunk))
