@@ -88,6 +88,27 @@ def test_same_captions_as_eager(plain: Captioner, fast: Captioner, beam_size: in
             np.testing.assert_allclose(a.attention, b.attention, atol=1e-3)
 
 
+def test_where_no_search_can_be_recorded_its_steps_are(
+    plain: Captioner, caplog: pytest.LogCaptureFixture
+):
+    def refuse_searches(
+        function: Callable[..., Sequence[torch.Tensor]], buffers: Sequence[torch.Tensor]
+    ) -> tuple[Callable[[], None], Sequence[torch.Tensor]]:
+        if "_leg" in repr(function):
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return rerun(function, buffers)
+
+    refused = build_captioner()
+    refused.run_on(
+        CudaGraphEngine(refused.encoder, refused.decoder, CPU, refuse_searches, torch.float32)
+    )
+    batch = clips(3, 2, seed=1)
+    for _ in range(2):
+        found = refused.caption(batch, beam_size=3)
+        assert [h.text for h in found] == [h.text for h in plain.caption(batch, beam_size=3)]
+    assert len([r for r in caplog.records if "cannot be recorded here" in r.message]) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_same_features_as_eager(plain: Captioner, fast: Captioner, count: int):
     frames = np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)

@@ -8,6 +8,7 @@ graph's own. Pixels are staged in pinned memory and copied while the host goes o
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,9 +21,11 @@ from models.hypotheses import Hypothesis
 from models.runtimes.engine import RuntimeUnavailable, Stepper
 from models.runtimes.replays import CudaRecorder, Function, Recorder, Replays, bucket, padded
 from models.runtimes.search_graphs import SearchGraphs
-from models.search import SearchConfig
+from models.search import BeamSearch, SearchConfig
 
 __all__ = ["CudaGraphEngine"]
+
+log = logging.getLogger(__name__)
 
 
 class CudaGraphEngine:
@@ -50,7 +53,7 @@ class CudaGraphEngine:
         half = copy.deepcopy(encoder).to(precision).to(memory_format=torch.channels_last)
         self._encoding = Replays(lambda pixels: (half(pixels).float(),), record)
         self._stepping = Replays(_flat_step(decoder), record)
-        self._searching = SearchGraphs(decoder.step, record)
+        self._searching: SearchGraphs | None = SearchGraphs(decoder.step, record)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pixels; the copy to the device and the work there are only queued."""
@@ -62,15 +65,39 @@ class CudaGraphEngine:
 
     def stepper(self, memory: Memory) -> Stepper:
         """Return the step over these clips."""
-        return _ReplayedStepper(self._stepping, self._searching, memory)
+        return _ReplayedStepper(self._stepping, self._whole, memory)
+
+    def _whole(
+        self,
+        state: DecoderState,
+        memory: Memory,
+        config: SearchConfig,
+        trace: Callable[[DecoderState], Tensor] | None,
+    ) -> list[list[Hypothesis]] | None:
+        """Search in recorded legs; None once this device or driver has refused to record them."""
+        if self._searching is None:
+            return None
+        try:
+            return self._searching(state, memory, config, trace)
+        except torch.OutOfMemoryError:
+            raise  # the batcher's to answer
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            log.warning("a whole search cannot be recorded here (%s); recording its steps", first)
+            self._searching = None
+            return None
+
+
+Whole = Callable[..., "list[list[Hypothesis]] | None"]
+"""``whole(state, memory, config, trace)``: a whole search, or None where it must go by steps."""
 
 
 class _ReplayedStepper:
     """Pads the clips to the recorded number; rows of padding are computed and cut off."""
 
-    def __init__(self, stepping: Replays, searching: SearchGraphs, memory: Memory) -> None:
+    def __init__(self, stepping: Replays, whole: Whole, memory: Memory) -> None:
         self._stepping = stepping
-        self._searching = searching
+        self._whole = whole
         self._own = memory
         self._clips = len(memory.values)
         self._bucket = bucket(self._clips)
@@ -90,8 +117,12 @@ class _ReplayedStepper:
         config: SearchConfig,
         trace: Callable[[DecoderState], Tensor] | None,
     ) -> list[list[Hypothesis]]:
-        """Search in recorded legs, without a call for each kernel."""
-        return self._searching(state, self._own, config, trace)
+        """Search in recorded legs, without a call for each kernel, or else step by step."""
+        found = self._whole(state, self._own, config, trace)
+        if found is not None:
+            return found
+        forbidden = torch.tensor(config.forbidden, dtype=torch.int64, device=state.hidden.device)
+        return BeamSearch(self, config, forbidden, (), trace).run(state)
 
 
 def _flat_step(decoder: Decoder) -> Function:
