@@ -66,9 +66,11 @@ class Sample:
 class Program:
     """The program under test and the configuration file it follows."""
 
-    def __init__(self, folder: Path, cameras: int, servers: Sequence[RtspServer]) -> None:
+    def __init__(
+        self, folder: Path, cameras: int, servers: Sequence[RtspServer], model: str
+    ) -> None:
         unsteady, steady = servers
-        self._folder, self._port = folder, free_port()
+        self._folder, self._port, self._model = folder, free_port(), model
         self._live = {f"soak{index}": unsteady.url(LIVE) for index in range(cameras)}
         self._live["steady"] = steady.url(LIVE)
         self.cameras = len(self._live)
@@ -89,6 +91,7 @@ class Program:
         config = {
             "cameras": {name: {"source": source} for name, source in sources.items()},
             "capture": {"analysis_fps": 2.5, "captions_per_second": 1.0},
+            "model": {"name": self._model},
             "metrics": {"port": self._port},
             "output": {"directory": str(self._folder)},
             "store": {"path": str(self._folder / "watchword.sqlite3")},
@@ -225,7 +228,10 @@ class Script:
                 (self._server.hang if kind == "hang" else self._server.kill)()
                 self._mend_s = now_s + lasts_s
         elif now_s >= self._mend_s:
-            (self._server.resume if kind == "hang" else self._server.start)()
+            if kind == "hang":
+                self._server.resume()
+            else:
+                self._server.start(within_s=120.0)
             self._faults += 1
             self._mend_s, self._mended_s = None, now_s
 
@@ -290,13 +296,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--cameras", type=int, default=7, help="on the server that fails")
+    parser.add_argument("--model", default="default", help="a small one makes more captions")
     given = parser.parse_args()
     before = _segments()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         light_clip(folder, LIVE)
         unsteady, steady = (stack.enter_context(RtspServer(folder)) for _ in range(2))
-        program = Program(folder, given.cameras, (unsteady, steady))
+        program = Program(folder, given.cameras, (unsteady, steady), given.model)
         stack.callback(program.kill)
         program.wait_until_ready()
         print("ready", flush=True)
