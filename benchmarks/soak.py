@@ -104,8 +104,6 @@ class Program:
         """Wait for the model and a first camera."""
         deadline_s = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline_s:
-            if self._process.poll() is not None:
-                raise SystemExit((self._folder / "stderr").read_text())
             try:
                 self._get("readyz")
             except OSError:
@@ -163,6 +161,8 @@ class Program:
         return counts
 
     def _get(self, page: str) -> str:
+        if self._process.poll() is not None:
+            raise SystemExit(f"the program has ended ({self._process.returncode}): {self.said()}")
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{page}", timeout=20) as answer:
             return answer.read().decode()
 

@@ -200,6 +200,7 @@ def test_unreachable_and_refusing_cameras_are_told_once_and_the_secret_never(tmp
             *("run", f"away=rtsp://admin:{PASSWORD}@127.0.0.1:1/live"),
             *(f"refused=rtsp://admin:{PASSWORD}@127.0.0.1:{port}/live", "--output", output),
             "--json",
+            WATCHWORD_LOG="DEBUG",
         ) as running,
     ):
         running.read_until('"type": "watchword.camera.offline"', times=2)
