@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_captioner import tiny_captioner
+from tiny_training import STAGES, TINY
 
 pytest.importorskip("tensorboard", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
@@ -20,7 +21,6 @@ pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 from models.checkpoint import save_checkpoint
 from models.encoders import Encoder, build_encoder
 from models.training import loop, sources
-from models.training.config import TrainingConfig
 from models.training.data import LONGEST, caption_tensor
 from models.training.graphed import Graphed
 from models.training.live_views import _CORRUPTIONS, LiveMaps, camera_views
@@ -30,28 +30,8 @@ from models.training.sources import DataError, Sample, read_pictures, read_sampl
 from models.training.teachers import Teachers, distillation_loss
 from models.vocabulary import PAD, Vocabulary
 
-STAGES = 3
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(
-    encoder="test_efficientnet",
-    input_size=64,
-    frames_per_clip=3,
-    min_word_count=1,
-    seed=5,
-    batch_clips=2,
-    epochs=2,
-    learning_rate=5e-3,
-    label_smoothing=0.1,
-    self_critical_epochs=0,
-    self_critical_learning_rate=1e-4,
-    frozen_stages=STAGES,
-    views=4,
-    concept_min_count=1,
-    readout=True,
-    evidence_branch=True,
-    encoder_blend=0.0,
-    live_views=True,
-)
+CONFIG = replace(TINY, views=4, evidence_branch=True, encoder_blend=0.0, live_views=True)
 SAMPLES = [
     Sample("road/images/0", "road", "train", "a", ("a dog runs",), ()),
     Sample("road/images/1", "road", "train", "b", ("a fire burns",), ("fire",)),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_captioner import tiny_captioner
+from tiny_training import STAGES, TINY
 
 pytest.importorskip("tensorboard", reason="needs the train extra")
 pytest.importorskip("tqdm", reason="needs the train extra")
@@ -52,27 +53,15 @@ CAPTIONS = {
     "road/clips/3": ("a fire burns", "the fire burns here"),
 }
 FRAMES = {"road/clips/3": 3}
-STAGES = 3
-CONFIG = TrainingConfig(
-    encoder="test_efficientnet",
-    input_size=64,
-    frames_per_clip=3,
-    min_word_count=1,
-    seed=5,
-    batch_clips=2,
+CONFIG = replace(
+    TINY,
     epochs=3,
-    learning_rate=5e-3,
-    label_smoothing=0.1,
     repeats={"road": 2},
     scheduled_sampling=0.2,
     self_critical_words=0.2,
     self_critical_epochs=1,
-    self_critical_learning_rate=1e-4,
-    frozen_stages=STAGES,
     views=2,
-    concept_min_count=1,
     average_decay=0.5,
-    readout=True,
     tuning_epochs=1,
 )
 

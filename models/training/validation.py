@@ -26,7 +26,7 @@ _SEARCH = SearchConfig(BEGIN, END, beam_size=3)
 
 
 class Trained(Protocol):
-    """What can be judged: see :class:`models.training.loop.CaptionerTraining`."""
+    """What can be judged: see :class:`models.training.trained.CaptionerTraining`."""
 
     decoder: Decoder
 
