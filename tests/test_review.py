@@ -366,6 +366,25 @@ def test_command_line_lists_and_answers(server: EmbeddedRedis, desk: Desk) -> No
     assert len(alerts("list", "--status", "open").splitlines()) == 1
 
 
+def test_of_several_runs_the_one_that_knows_the_alert_is_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.see("a dog")
+    with EmbeddedRedis() as newer, EmbeddedRedis() as older:
+        _publish(desk.store, older.url)
+        urls = [newer.url, older.url]
+        for module in ("pipeline.commands.alerts", "pipeline.commands.common"):
+            monkeypatch.setattr(f"{module}.running_servers", lambda: urls)
+        with connect(older.url, 1.0) as client:
+            (record,) = Reviewer(client).list()
+        runner = CliRunner()
+        unknown = runner.invoke(app, ["alerts", "ack", "nope"])
+        assert (unknown.exit_code, "no alert 'nope'" in unknown.stderr) == (1, True)
+        done = runner.invoke(app, ["alerts", "ack", record.id[:8], "--by", "ann"])
+        assert done.exit_code == 0, done.output
+        assert "acknowledged" in done.output
+
+
 def test_command_line_says_what_is_wrong(server: EmbeddedRedis) -> None:
     runner = CliRunner()
     unknown = runner.invoke(app, ["alerts", "ack", "nope", "--redis-url", server.url])

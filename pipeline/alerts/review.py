@@ -17,7 +17,7 @@ import redis
 from pipeline.alerts.codec import encode_review
 from pipeline.messages import Review, ReviewState
 
-__all__ = ["AlertRecord", "ReviewError", "Reviewer"]
+__all__ = ["AlertRecord", "ReviewError", "Reviewer", "UnknownAlertError"]
 
 # The revision says whether the hash is still what the caller has read.
 _CHANGE = """
@@ -39,6 +39,10 @@ _ATTEMPTS = 20
 
 class ReviewError(Exception):
     """The review cannot be changed so; one sentence with what to do."""
+
+
+class UnknownAlertError(ReviewError):
+    """No alert has this id, or one that begins so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,8 @@ class Reviewer:
         """One alert; the beginning of its id is enough where it fits one only.
 
         Raises:
-            ReviewError: There is none, or more than one.
+            UnknownAlertError: There is none.
+            ReviewError: There is more than one.
 
         """
         record = self._read(alert_id)
@@ -125,7 +130,7 @@ class Reviewer:
             raise ReviewError(f"alert {alert_id!r} fits {len(fitting)} alerts; give more of its id")
         record = self._read(fitting[0]) if fitting else None
         if record is None:
-            raise ReviewError(
+            raise UnknownAlertError(
                 f"no alert {alert_id!r} in this Redis; `watchword alerts list` shows those it has"
             )
         return record

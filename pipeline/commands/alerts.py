@@ -14,6 +14,8 @@ import typer
 
 from pipeline.alerts import AlertRecord, Reviewer, ReviewError, encode_review
 from pipeline.alerts.redis_client import connect
+from pipeline.alerts.review import UnknownAlertError
+from pipeline.alerts.server import running_servers
 from pipeline.commands.common import RedisUrl, redis_hint, redis_of_alerts
 from pipeline.errors import WrongUse
 from pipeline.messages import Review
@@ -84,7 +86,7 @@ def show(
 
     Example: watchword alerts show 3f2a
     """
-    record = _with(redis_url, prefix, lambda reviewer: reviewer.show(alert_id))
+    record = _with(redis_url, prefix, lambda reviewer: reviewer.show(alert_id), alert_id)
     if json:
         print(_json(record.to_json()))
         return
@@ -106,7 +108,11 @@ def _answer(give: Callable[[Reviewer, str, str, str], Review]) -> Callable[..., 
         json: Json = False,
     ) -> None:
         who = _who(by)
-        _say(_with(redis_url, prefix, lambda reviewer: give(reviewer, alert_id, who, note)), json)
+
+        def answer(reviewer: Reviewer) -> Review:
+            return give(reviewer, alert_id, who, note)
+
+        _say(_with(redis_url, prefix, answer, alert_id), json)
 
     return command
 
@@ -151,12 +157,17 @@ def snooze(  # noqa: PLR0913 - one parameter an option, as the command-line libr
             return reviewer.snooze(alert_id, duration_s, who, note)
         return reviewer.snooze_rule(camera or "*", rule or "*", duration_s, who, note)
 
-    _say(_with(redis_url, prefix, change), json)
+    _say(_with(redis_url, prefix, change, alert_id), json)
 
 
-def _with(redis_url: str | None, prefix: str, call: Callable[[Reviewer], ResultT]) -> ResultT:
+def _with(
+    redis_url: str | None,
+    prefix: str,
+    call: Callable[[Reviewer], ResultT],
+    alert_id: str | None = None,
+) -> ResultT:
     """Call with a reviewer; what goes wrong becomes one line and an exit code."""
-    url = redis_of_alerts(redis_url)
+    url = redis_url or _that_knows(alert_id, prefix) or redis_of_alerts(None)
     with connect(url, _TIMEOUT_S) as client:
         try:
             return call(Reviewer(client, prefix))
@@ -166,6 +177,21 @@ def _with(redis_url: str | None, prefix: str, call: Callable[[Reviewer], ResultT
         except redis.RedisError as error:
             sys.stderr.write(f"watchword: {redis_hint(url, error)}\n")
             raise typer.Exit(1) from None
+
+
+def _that_knows(alert_id: str | None, prefix: str) -> str | None:
+    """Of several runs on this machine the newest that has this alert, or None."""
+    servers = [] if alert_id is None else running_servers()
+    for url in servers if len(servers) > 1 else []:
+        with connect(url, _TIMEOUT_S) as client:
+            try:
+                Reviewer(client, prefix).show(str(alert_id))
+            except (UnknownAlertError, redis.RedisError):
+                continue
+            except ReviewError:
+                return url  # it has more than one that begins so, which is to be told
+            return url
+    return None
 
 
 def _who(by: str | None) -> str:
