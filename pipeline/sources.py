@@ -138,7 +138,7 @@ def split_credentials(rest: str) -> tuple[str | None, str]:
 
 
 def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:
-    """Turn ``[NAME=]SOURCE`` arguments (globs too) into sources with unique camera names.
+    """Turn ``[NAME=]SOURCE`` (globs and folders of videos too) into sources with unique names.
 
     Raises:
         SourceError: The first source that cannot be used, or a name given twice.
@@ -148,7 +148,13 @@ def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:
     taken: set[str] = set()
     for text in texts:
         given, body = _split_name(text)
-        for source in _expand(body):
+        sources = _expand(body)
+        if given is not None and len(sources) > 1:
+            raise SourceError(
+                f"{given}: one name for {len(sources)} recordings; leave it out, "
+                "and each is named after its file"
+            )
+        for source in sources:
             check_source(source)
             if given is not None and given in taken:
                 raise SourceError(f"the camera name {given!r} is given twice; choose another")
@@ -162,7 +168,7 @@ def check_source(source: Source) -> None:
     """Look at a local source from outside, before anything is started.
 
     Raises:
-        SourceError: It is missing, empty, text, or a folder without images.
+        SourceError: It is missing, empty, text, or a folder without images or videos.
 
     """
     if source.live:
@@ -173,8 +179,8 @@ def check_source(source: Source) -> None:
     if source.kind is SourceKind.FOLDER:
         if path.is_dir() and not images_in(path):
             raise SourceError(
-                f"{source.display}: is a folder without images; give a video file, "
-                "or a folder of .jpg or .png pictures"
+                f"{source.display}: is a folder without images or videos; give a video file, "
+                "or a folder of videos or of .jpg or .png pictures"
             )
         return
     if not path.is_file():
@@ -241,12 +247,26 @@ def _split_name(text: str) -> tuple[str | None, str]:
 
 def _expand(body: str) -> list[Source]:
     if not glob.has_magic(body) or Path(body).exists() or "://" in body:
-        return [parse_source(body)]
+        source = parse_source(body)
+        return _recordings_in(source) or [source]
     matches = sorted(glob.glob(body, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute
     paths = [path for path in matches if _is_watchable(Path(path))]
     if not paths:
         raise SourceError(f"{body}: no video file matches; check the pattern")
     return [parse_source(path) for path in paths]
+
+
+def _recordings_in(source: Source) -> list[Source]:
+    """Each video file of a folder that holds no pictures, by name; none where it is no such folder.
+
+    A folder with pictures is one recording made of them.
+    """
+    folder = Path(source.location)
+    if source.kind is not SourceKind.FOLDER or not folder.is_dir() or images_in(folder):
+        return []
+    names = sorted(each.name for each in folder.iterdir())
+    found = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+    return [parse_source(str(Path(source.display) / name)) for name in found]
 
 
 def _is_watchable(path: Path) -> bool:

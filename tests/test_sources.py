@@ -78,6 +78,22 @@ def test_names_are_made_unique_and_globs_opened(tmp_path: Path):
     assert [name for name, _ in found] == ["clip", "clip-2", "door", "h"]
 
 
+def test_a_folder_of_videos_is_a_recording_each_and_one_with_pictures_is_one(tmp_path: Path):
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    for name in ("b.MKV", "a.mp4"):
+        (recordings / name).write_bytes(b"\0video")
+    (recordings / "notes.txt").write_text("no video")
+    found = expand_sources([str(recordings)])
+    assert [(name, source.kind) for name, source in found] == [
+        ("a", SourceKind.FILE), ("b", SourceKind.FILE)
+    ]  # fmt: skip
+    with pytest.raises(SourceError, match="gate: one name for 2 recordings"):
+        expand_sources([f"gate={recordings}"])
+    (recordings / "still.jpg").write_bytes(b"\0jpeg")
+    assert [source.kind for _, source in expand_sources([str(recordings)])] == [SourceKind.FOLDER]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

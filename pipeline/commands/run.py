@@ -29,8 +29,8 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="[NAME=]SOURCE …: a file, a glob, a folder of pictures, rtsp://…, http(s)://… or "
-            "the number of a camera of this machine.",
+            help="[NAME=]SOURCE …: a file, a glob, a folder of videos or of pictures, rtsp://…, "
+            "http(s)://… or the number of a camera of this machine.",
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A configuration file.")] = None,
