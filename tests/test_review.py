@@ -360,6 +360,9 @@ def test_command_line_lists_and_answers(server: EmbeddedRedis, desk: Desk) -> No
     assert json.loads(shown)["review"]["note"] == "looking"
     assert "looking" in alerts("show", alert_id)
     assert "until" in alerts("snooze", alert_id, "--for", "15m")
+    assert "snoozed" in alerts("list", "--camera", "gate")
+    assert "snoozed no more" in alerts("snooze", alert_id, "--for", "0s")
+    assert "open" in alerts("list", "--camera", "gate")
     event = json.loads(alerts("snooze", "--camera", "g*", "--for", "1h", "--json"))
     assert (event["data"]["camera"], event["data"]["rule"]) == ("g*", "*")
     assert "resolved" in alerts("resolve", alert_id)

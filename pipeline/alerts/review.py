@@ -65,10 +65,20 @@ class AlertRecord:
 
     @property
     def status(self) -> str:
-        """One word: ``open`` or ``over`` while nobody has answered, else the answer."""
-        if self.review_state is not None:
+        """One word: ``open`` or ``over`` while nobody has answered, else the answer.
+
+        A snooze that has run out answers nothing any more.
+        """
+        if self.review_state is not None and not self._snooze_is_over:
             return self.review_state.value
         return "over" if self.state == "ended" else "open"
+
+    @property
+    def _snooze_is_over(self) -> bool:
+        until = (self.review or {}).get("until")
+        if until is None:
+            return False
+        return datetime.fromisoformat(until.replace("Z", "+00:00")) <= datetime.now(timezone.utc)
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object."""

@@ -208,8 +208,11 @@ def _say(review: Review, as_json: bool) -> None:
     if as_json:
         print(_json(event))
         return
-    until = f" until {event['data']['until']}" if review.until is not None else ""
-    print(f"{review.alert_id}  {review.state.value}{until}  {review.camera}  {review.rule}")
+    state = review.state.value
+    if review.until is not None:
+        taken_back = review.until <= review.time
+        state = "snoozed no more" if taken_back else f"snoozed until {event['data']['until']}"
+    print(f"{review.alert_id}  {state}  {review.camera}  {review.rule}")
 
 
 def _line(record: AlertRecord) -> str:
