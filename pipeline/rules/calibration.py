@@ -141,7 +141,8 @@ def calibrate(
     rule = _rule_of(rules, rule_name)
     served = [label for label in labels if set(label.tags) & set(rule.spec.tags)]
     if not served:
-        raise WrongUse(f"no label has a tag of rule {rule_name!r} ({', '.join(rule.spec.tags)})")
+        tags = ", ".join(rule.spec.tags) or "it has none: give it 'tags'"
+        raise WrongUse(f"no label has a tag of rule {rule_name!r} ({tags})")
     hours = _normal_hours(stored, served)
     if hours == 0:
         raise WrongUse("there is no footage without such a label, so no false alert can be seen")
