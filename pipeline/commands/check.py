@@ -43,13 +43,13 @@ def problems_in(file: Path) -> tuple[list[Problem], str]:
     try:
         if holds_list(file, "rules"):
             rule_set = load_rules(file)
-            return check_examples(rule_set), f"{len(rule_set.rules)} rules"
+            return check_examples(rule_set), f"rules: {len(rule_set.rules)}"
         config = load_config(file)
     except ConfigError as error:
         return list(error.problems), ""
     problems = _of_cameras(file, config)
     rules, count = _of_rules(file, config)
-    return problems + rules, f"{len(config.cameras)} cameras, {count} rules"
+    return problems + rules, f"cameras: {len(config.cameras)}, rules: {count}"
 
 
 def _of_cameras(file: Path, config: Config) -> list[Problem]:
