@@ -124,7 +124,7 @@ def test_check_tells_of_cameras_and_rules_together_with_their_lines(
 
 def test_check_says_what_a_good_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
     check(DEMO_RULES)
-    assert re.search(r": good \([1-9]\d* rules\)$", capsys.readouterr().out.strip())
+    assert re.search(r": good \(rules: [1-9]\d*\)$", capsys.readouterr().out.strip())
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
