@@ -59,6 +59,7 @@ def test_a_changed_camera_goes_on_counting_and_the_other_is_not_touched():
         other = replace(spec, name="other")
         with Run(spec, other) as run:
             run.take_until(lambda: all(s.up for s in run.capture.status().values()), 20)
+            run.take_until(lambda: run.capture.accounts()["cam"].grabbed > 25, 20)
             pid = run.child_pid("other")
             run.capture.change(
                 replace(spec, source=parse_source(server.url("carphone_pristine.mp4")))
