@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
@@ -64,6 +66,29 @@ def test_a_perfect_caption_scores_one():
     assert scores["cider"] == pytest.approx(10, rel=1e-6)
     with pytest.raises(ValueError, match="same pictures"):
         captions.score_captions(given, {"a": ["x"]})
+
+
+def test_a_meteor_that_cannot_run_is_left_out_and_lets_go(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Its Java program ends at once where its folder's path holds a space."""
+    captions = pytest.importorskip("models.evaluation.captions", reason="needs the train extra")
+    if shutil.which("java") is None:
+        pytest.skip("METEOR needs Java")
+    made = []
+
+    class Ended(captions.Meteor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.meteor_p.kill()
+            self.meteor_p.wait()
+            made.append(self)
+
+    monkeypatch.setattr(captions, "Meteor", Ended)
+    assert captions.score_captions({"a": "a horse"}, {"a": ["a horse"]})["meteor"] is None
+    assert "METEOR is left out" in caplog.text
+    assert made[0].lock.acquire(blocking=False)
+    made[0].lock.release()
 
 
 def evidence(probability: float, *hazards: str, scene: str, source: str = "one") -> EvidenceCase:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
@@ -19,6 +22,8 @@ from models.vocabulary import tokenize
 
 __all__ = ["score_captions", "score_variety", "word_calibration"]
 
+log = logging.getLogger(__name__)
+
 Texts = dict[str, list[str]]
 
 
@@ -28,7 +33,7 @@ def score_captions(
     """BLEU-1..4, METEOR, ROUGE-L and CIDEr of captions against references, by picture key.
 
     Both sides are lower-cased words without punctuation, which is what COCO's tokeniser leaves
-    of such sentences; so scores need no Java. METEOR does, and is None without it.
+    of such sentences; so scores need no Java. METEOR does, and is None where it cannot run.
 
     Raises:
         ValueError: The keys of the two differ, or there are none.
@@ -96,5 +101,15 @@ def _clean(text: str) -> str:
 def _meteor(wanted: Texts, given: Texts) -> float | None:
     if shutil.which("java") is None:
         return None
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-        return float(Meteor().compute_score(wanted, given)[0])
+    scorer = Meteor()
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+            return float(scorer.compute_score(wanted, given)[0])
+    except BrokenPipeError:
+        scorer.lock.release()  # else it waits for itself when it goes
+        log.warning(
+            "METEOR is left out: its Java program ended at once, as it does where the path of "
+            "its folder holds a space (%s)",
+            Path(inspect.getfile(Meteor)).parent,
+        )
+        return None
