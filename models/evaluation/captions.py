@@ -107,6 +107,8 @@ def _meteor(wanted: Texts, given: Texts) -> float | None:
             return float(scorer.compute_score(wanted, given)[0])
     except BrokenPipeError:
         scorer.lock.release()  # else it waits for itself when it goes
+        with contextlib.suppress(BrokenPipeError):
+            scorer.meteor_p.stdin.close()
         log.warning(
             "METEOR is left out: its Java program ended at once, as it does where the path of "
             "its folder holds a space (%s)",
