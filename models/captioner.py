@@ -301,12 +301,10 @@ class Captioner(nn.Module):
         return found, grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
 
     def _concept_index(self, word: str) -> int:
-        for form in (
-            str,
-            concept_lemma,
-        ):  # the lemma only where it is needed: it loads a dictionary
-            if form(word) in self.concept_words:
-                return self.concept_words.index(form(word))
+        # The lemma only where it is needed: it loads a dictionary.
+        concept = word if word in self.concept_words else concept_lemma(word)
+        if concept in self.concept_words:
+            return self.concept_words.index(concept)
         near = difflib.get_close_matches(word, self.concept_words, 3, 0.0)
         nearest = f"the nearest are {', '.join(near)}" if near else "it has no concept head"
         raise ValueError(f"the model {self.identity} cannot detect {word!r}: {nearest}")

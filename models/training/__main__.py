@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from models.training.live_views import LiveMaps
 from models.training.loop import Trainer
 from models.training.parallel import Processes, join_processes
 from models.training.readout import leave_out
-from models.training.sources import read_samples
+from models.training.sources import Sample, read_samples
 
 
 def main() -> None:
@@ -50,12 +51,17 @@ def main() -> None:
     if arguments.fold:
         samples = leave_out(samples, *arguments.fold)
     if config.live_views:
-        source: MapSource = LiveMaps.read(arguments.data, config)
+        source: MapSource = LiveMaps.read(arguments.data, _seen(samples, config), config)
     else:
         folder = arguments.cache / config.cache.name
         source = _cache(config, arguments.data, folder, processes)
     Trainer(config, samples, source, arguments.output, processes).run()
     processes.leave()
+
+
+def _seen(samples: Sequence[Sample], config: TrainingConfig) -> set[str]:
+    """Keys of what a training looks at: it learns from some splits, and is judged on ``val``."""
+    return {s.key for s in samples if s.split in (*config.learns_from, "val")}
 
 
 def _fold(text: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ never comes twice is not learnt by heart. The corruptions are those of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import torch
@@ -53,8 +53,8 @@ class LiveMaps:
         self.views = views
 
     @classmethod
-    def read(cls, root: Path, config: TrainingConfig) -> LiveMaps:
-        """Read every captioned picture below ``root`` into memory, on CUDA where there is one.
+    def read(cls, root: Path, keys: Container[str], config: TrainingConfig) -> LiveMaps:
+        """Read pictures and clips below ``root`` by key into memory, on CUDA where there is one.
 
         Raises:
             DataError: A file cannot be read.
@@ -62,7 +62,7 @@ class LiveMaps:
 
         """
         squares = {}
-        pictures = read_pictures(root, config.frames_per_clip)
+        pictures = read_pictures(root, config.frames_per_clip, keys)
         for key, frames in tqdm(pictures, "reading", unit=" pictures", mininterval=10):
             same = [torch.from_numpy(to_square(f, config.input_size).copy()) for f in frames]
             squares[key] = torch.stack(same).permute(0, 3, 1, 2).contiguous()
