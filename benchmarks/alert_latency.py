@@ -31,6 +31,7 @@ from benchmarks.clips import LIGHT_FPS, light_clip
 from benchmarks.measure import print_environment, write_json
 from benchmarks.program import RUN_STREAM
 from pipeline.alerts import EmbeddedRedis, subscribe
+from pipeline.outputs.lines import utc_moment
 from tests.rtsp_server import RtspServer
 
 _START_S, _SETTLE_S, _STOP_S = 300.0, 5.0, 60.0
@@ -131,7 +132,7 @@ def _waits(home: Path, url: str, cameras: int, rate: float, seconds: float) -> l
         waits = []
         for alert in alerts:
             if time.monotonic() >= from_s:
-                grabbed_at = datetime.fromisoformat(alert.data["frame_time"].replace("Z", "+00:00"))
+                grabbed_at = utc_moment(alert.data["frame_time"])
                 waits.append((datetime.now(timezone.utc) - grabbed_at).total_seconds())
         if process.poll() is not None or not waits:
             raise RuntimeError(f"no events in {seconds:g} s of running: {_said(home)}")

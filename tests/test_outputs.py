@@ -39,7 +39,7 @@ from pipeline.outputs import (
 )
 from pipeline.outputs.cues import alert_cues, caption_cues
 from pipeline.outputs.journal import read_journal
-from pipeline.outputs.lines import caption_line, printable, to_json_line
+from pipeline.outputs.lines import caption_line, printable, to_json_line, utc_moment, utc_text
 from pipeline.outputs.meaning import says_the_same
 from pipeline.outputs.subtitles import to_srt, to_webvtt
 
@@ -359,3 +359,11 @@ def test_the_summary_adds_up(tmp_path: Path) -> None:
     frames = read["cameras"][0]["frames"]
     gone = sum(frames["dropped"].values()) + sum(frames["failed"].values())
     assert frames["grabbed"] == frames["unsampled"] + frames["skipped"] + frames["encoded"] + gone
+
+
+@given(st.integers(0, 4 * 10**15), st.integers(-14 * 60, 14 * 60))
+def test_a_time_that_is_written_is_read_again(microseconds: int, zone_minutes: int):
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    moment = epoch + timedelta(microseconds=microseconds)
+    local = moment.astimezone(timezone(timedelta(minutes=zone_minutes)))
+    assert utc_moment(utc_text(local)) == moment

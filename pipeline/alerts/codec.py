@@ -6,15 +6,11 @@ import hashlib
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from pipeline.messages import Alert, CameraEvent, Evidence, Region, Review, ReviewState
-from pipeline.outputs.lines import utc_text
-
-ValueT = TypeVar("ValueT")
-
-_DIGITS = 6
+from pipeline.outputs.lines import rounded, utc_moment, utc_text
 
 __all__ = ["decode_review", "encode_alert", "encode_camera_event", "encode_review"]
 
@@ -33,17 +29,17 @@ def encode_alert(alert: Alert) -> dict[str, Any]:
         "tags": list(alert.tags),
         "severity": alert.severity,
         "caption": alert.caption,
-        "probability": _rounded(alert.probability),
+        "probability": rounded(alert.probability),
         "keywords": [_keyword(evidence) for evidence in alert.keywords],
-        "evidence": {name: _rounded(value) for name, value in alert.evidence.items()},
+        "evidence": {name: rounded(value) for name, value in alert.evidence.items()},
         "alternatives": [
-            {"text": other.text, "probability": _rounded(math.exp(min(0.0, other.log_probability)))}
+            {"text": other.text, "probability": rounded(math.exp(min(0.0, other.log_probability)))}
             for other in alert.alternatives
         ],
         "region": _region(alert.region),
         "frame_sequence": stamp.sequence,
         "frame_time": utc_text(stamp.captured_at),
-        "media_time_s": _rounded(stamp.position_s),
+        "media_time_s": rounded(stamp.position_s),
         "detected_time": utc_text(alert.detected_at),
         "first_seen": utc_text(alert.first_seen),
         "last_seen": utc_text(alert.last_seen),
@@ -103,17 +99,13 @@ def decode_review(kind: str, data: Mapping[str, Any]) -> Review | None:
             state=state,
             camera=str(data["camera"]),
             rule=str(data["rule"]),
-            time=_moment(data["time"]),
+            time=utc_moment(data["time"]),
             by=str(data["by"]),
             note=str(data["note"]),
-            until=None if data["until"] is None else _moment(data["until"]),
+            until=None if data["until"] is None else utc_moment(data["until"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _number(data: dict[str, Any], seq: int | None) -> None:
@@ -141,15 +133,10 @@ def _keyword(evidence: Evidence) -> dict[str, Any]:
         "term": evidence.keyword,
         "matched": evidence.matched,
         "span": list(evidence.span),
-        "probability": _rounded(evidence.probability),
-        "beams": _rounded(evidence.beams),
+        "probability": rounded(evidence.probability),
+        "beams": rounded(evidence.beams),
         "region": _region(evidence.region),
     }
-
-
-def _rounded(value: ValueT) -> ValueT:
-    """A number as caption lines write it; digits past the sixth differ from run to run."""
-    return round(value, _DIGITS) if isinstance(value, float) else value  # type: ignore[return-value]
 
 
 def _region(region: Region | None) -> dict[str, float] | None:

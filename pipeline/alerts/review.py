@@ -16,6 +16,7 @@ import redis
 
 from pipeline.alerts.codec import encode_review
 from pipeline.messages import Review, ReviewState
+from pipeline.outputs.lines import utc_moment
 
 __all__ = ["AlertRecord", "ReviewError", "Reviewer", "UnknownAlertError"]
 
@@ -78,7 +79,7 @@ class AlertRecord:
         until = (self.review or {}).get("until")
         if until is None:
             return False
-        return datetime.fromisoformat(until.replace("Z", "+00:00")) <= datetime.now(timezone.utc)
+        return utc_moment(until) <= datetime.now(timezone.utc)
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object."""

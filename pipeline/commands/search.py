@@ -19,7 +19,7 @@ from rich.text import Text
 from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.config import Config
 from pipeline.moments import parse_moment
-from pipeline.outputs.lines import to_json_line
+from pipeline.outputs.lines import to_json_line, utc_moment
 from pipeline.store import Archive, Found, SearchQuery
 
 __all__ = ["search"]
@@ -140,6 +140,6 @@ def _tells_of(report: Path, found: Found) -> bool:
 def _covers(scene: dict[str, Any], moment: datetime) -> bool:
     if scene["time"] is None:
         return False
-    start = datetime.fromisoformat(scene["time"].replace("Z", "+00:00"))
+    start = utc_moment(scene["time"])
     lasts = timedelta(seconds=scene["end_s"] - scene["start_s"])
     return start - _ROUNDING <= moment <= start + lasts + _ROUNDING

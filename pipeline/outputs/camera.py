@@ -23,6 +23,7 @@ from pipeline.outputs.lines import (
     alert_line,
     caption_line,
     to_json_line,
+    utc_moment,
 )
 from pipeline.outputs.report import CameraReport
 from pipeline.outputs.subtitles import to_srt, to_webvtt
@@ -172,7 +173,7 @@ class CameraOutput:
         first = next(self._records("caption"), None)
         if first is None:
             return None
-        moment = datetime.fromisoformat(first["line"]["time"].replace("Z", "+00:00"))
+        moment = utc_moment(first["line"]["time"])
         return (moment - timedelta(seconds=first["at_s"])).astimezone()
 
     def write_sheets(self, report: CameraReport) -> list[Path]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
+from pipeline.outputs.lines import utc_moment
 from pipeline.outputs.meaning import says_the_same
 
 __all__ = ["Cue", "alert_cues", "caption_cues"]
@@ -114,8 +114,4 @@ def alert_cues(alerts: Iterable[Mapping[str, Any]]) -> list[Cue]:
 
 
 def _seconds(earlier: str, later: str) -> float:
-    return (_moment(later) - _moment(earlier)).total_seconds()
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return (utc_moment(later) - utc_moment(earlier)).total_seconds()

@@ -10,7 +10,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.messages import Alert, CameraEvent, Caption, Region
 
@@ -20,9 +20,13 @@ __all__ = [
     "camera_event_line",
     "caption_line",
     "printable",
+    "rounded",
     "to_json_line",
+    "utc_moment",
     "utc_text",
 ]
+
+ValueT = TypeVar("ValueT")
 
 _DIGITS = 6
 _UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -36,12 +40,11 @@ def caption_line(caption: Caption) -> dict[str, Any]:
         "camera": stamp.camera,
         "sequence": stamp.sequence,
         "time": utc_text(stamp.captured_at),
-        "media_time_s": None if stamp.position_s is None else round(stamp.position_s, _DIGITS),
+        "media_time_s": rounded(stamp.position_s),
         "text": caption.text,
         "probability": _probability(caption.log_probability),
         "words": [
-            {"text": word.text, "probability": round(word.probability, _DIGITS)}
-            for word in caption.words
+            {"text": word.text, "probability": rounded(word.probability)} for word in caption.words
         ],
         "alternatives": [
             {"text": other.text, "probability": _probability(other.log_probability)}
@@ -51,11 +54,11 @@ def caption_line(caption: Caption) -> dict[str, Any]:
     }
     if caption.concepts:
         line["concepts"] = {
-            word: {"probability": round(found.probability, _DIGITS), "region": _box(found.region)}
+            word: {"probability": rounded(found.probability), "region": _box(found.region)}
             for word, found in caption.concepts.items()
         }
     if caption.scores:
-        line["scores"] = {text: round(nats, _DIGITS) for text, nats in caption.scores.items()}
+        line["scores"] = {text: rounded(nats) for text, nats in caption.scores.items()}
     return line
 
 
@@ -72,7 +75,7 @@ def alert_line(alert: Alert) -> dict[str, Any]:
         "rule": alert.rule,
         "severity": alert.severity,
         "caption": alert.caption,
-        "probability": round(alert.probability, _DIGITS),
+        "probability": rounded(alert.probability),
         "keywords": [
             {"term": found.keyword, "matched": found.matched, "span": list(found.span)}
             for found in alert.keywords
@@ -133,10 +136,25 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def utc_moment(text: str) -> datetime:
+    """Read what :func:`utc_text` wrote.
+
+    Raises:
+        ValueError: It is no such time.
+
+    """
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+
+
+def rounded(value: ValueT) -> ValueT:
+    """Round a number that is written out: digits past the sixth differ from run to run."""
+    return round(value, _DIGITS) if isinstance(value, float) else value  # type: ignore[return-value]
+
+
 def _probability(log_probability: float) -> float:
     if math.isnan(log_probability):
         return 0.0
-    return round(min(1.0, math.exp(min(0.0, log_probability))), _DIGITS)
+    return rounded(min(1.0, math.exp(min(0.0, log_probability))))
 
 
 def _box(box: Region | None) -> dict[str, float] | None:
