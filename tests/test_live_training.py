@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
 from models.checkpoint import save_checkpoint
 from models.encoders import Encoder, build_encoder
+from models.training import __main__ as command
 from models.training import loop, sources
 from models.training.data import LONGEST, caption_tensor
 from models.training.graphed import Graphed
@@ -239,3 +241,22 @@ def test_the_captions_written_here_can_be_learnt_from():
             assert len(line["captions"]) == 3
             assert line["split"] == "train"
             assert all(text == text.lower().strip(" .") for text in line["captions"])
+
+
+@pytest.mark.parametrize("fold", ["5/5", "1", "a/b", "-1/5"])
+def test_a_fold_that_there_is_not_is_refused(
+    fold: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["training", "--config", "x.yaml", f"--fold={fold}"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert f"{fold!r} is not like 0/5" in capsys.readouterr().err
+
+
+def test_only_what_is_learnt_from_or_judged_is_held_in_memory():
+    splits = ("train", "val", "test", "unused")
+    samples = [replace(SAMPLES[0], key=f"road/images/{s}", split=s) for s in splits]
+    assert command._seen(samples, CONFIG) == {"road/images/train", "road/images/val"}
+    everything = replace(CONFIG, learns_from=splits)
+    assert len(command._seen(samples, everything)) == 4
