@@ -174,7 +174,9 @@ def test_malformed_urls_are_refused(url: str) -> None:
 def test_cluster_is_refused_by_url_and_by_what_the_server_says(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different slots"):
         connect("redis+cluster://host", 1.0)
-    with valkey(tmp_path, "--cluster-enabled", "yes") as port:
+    # A bus port of its own: by default it is 10,000 above the other, which may be beyond 65,535.
+    bus = ["--cluster-port", str(free_port())]
+    with valkey(tmp_path, "--cluster-enabled", "yes", *bus) as port:
         client = connect(f"redis://127.0.0.1:{port}/0", 1.0)
         with pytest.raises(RedisUnfit, match="cluster"):
             unfit_settings(client)
