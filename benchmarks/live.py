@@ -2,7 +2,9 @@
 
 An RTSP server loops a real clip; the program watches so many cameras of it. CPU time is read from
 /proc over a stretch of steady running, for every process of the program and none of the server's;
-the stages' own times are read from the program's metrics at both ends of the stretch.
+the stages' own times, and what was dropped, are read from the program's metrics at both ends of the
+stretch. ``--scene key-frames`` shows the clip with a key frame a second and decodes nothing else;
+``--scene still`` shows one real picture with a sensor's noise. All are 720p at 25 frames a second.
 """
 
 from __future__ import annotations
@@ -18,20 +20,24 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.long_recording import ffmpeg
 from benchmarks.measure import print_environment, write_json
 from benchmarks.real_frames import clip
 
 __all__ = ["Load", "main", "rtsp_server", "tree_cpu_s", "watch_cameras"]
 
 _ROOT = Path(__file__).parent.parent
-_START_S = 240.0
+_CLIP = "bigbuckbunny.mp4"
+_START_S, _SETTLE_S = 240.0, 10.0
 _STAGES = ("grab and queue", "encode", "decode", "rules", "outputs", "grab to caption")
 Totals = dict[str, tuple[float, float]]
 """Of each stage, the seconds it took and how often, since the start."""
@@ -49,6 +55,8 @@ class Load:
     seconds: float
     cpu_s: float
     captions: int
+    dropped: dict[str, int]
+    """Frames given up, by reason; those that were not to be sampled or had not changed apart."""
     stages_ms: dict[str, float]
 
     @property
@@ -88,22 +96,28 @@ def free_port() -> int:
     return port
 
 
-def watch_cameras(url: str, cameras: int, seconds: float) -> Load:
+def watch_cameras(
+    url: str, cameras: int, seconds: float, capture: Mapping[str, object] | None = None
+) -> Load:
     """Watch so many cameras of one stream; measure once each has had its first caption.
+
+    ``capture`` holds settings of the configuration's part of that name.
 
     Raises:
         RuntimeError: The program ended, or a camera had no caption in time; with what it said.
 
     """
     with tempfile.TemporaryDirectory() as folder:
-        named = [f"c{i}={url}" for i in range(cameras)]
         port = free_port()
-        said = Path(folder) / "said"
+        said, config = Path(folder) / "said", Path(folder) / "watchword.yaml"
+        named = {f"c{i}": {"source": url} for i in range(cameras)}
+        config.write_text(yaml.safe_dump({"cameras": named, "capture": dict(capture or {})}))
         with said.open("w") as errors:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, str(_ROOT / "run_stream.py"), "run", *named, "--json"),
-                    *("--output", folder, "--format", "jsonl", "--metrics-port", str(port)),
+                    *(sys.executable, str(_ROOT / "run_stream.py"), "run", "--json"),
+                    *("--config", str(config), "--output", folder, "--format", "jsonl"),
+                    *("--metrics-port", str(port)),
                 ],
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -149,6 +163,8 @@ def _measure(
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{len(captions)} of {cameras} cameras captioned in {_START_S:g} s")
         time.sleep(0.2)
+    time.sleep(_SETTLE_S)
+    dropped = drops(port)
     began_s, cpu_s, before = time.monotonic(), tree_cpu_s(process.pid), stage_totals(port)
     count = captions.total()
     time.sleep(seconds)
@@ -156,13 +172,31 @@ def _measure(
     means = {stage: _mean_ms(before.get(stage, (0.0, 0.0)), after[stage]) for stage in after}
     stages_ms = {stage: means[stage] for stage in _STAGES if stage in means}
     spent_s = tree_cpu_s(process.pid) - cpu_s
-    return Load(cameras, took_s, spent_s, captions.total() - count, stages_ms)
+    made, given_up = captions.total() - count, dict(drops(port) - dropped)
+    return Load(cameras, took_s, spent_s, made, given_up, stages_ms)
+
+
+def metrics_text(port: int) -> str:
+    """What a program says of itself, in Prometheus' text format."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def drops(port: int) -> Counter[str]:
+    """Frames that a program has given up so far, by reason, over all cameras."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(metrics_text(port)):
+        if family.name in ("watchword_frames_dropped", "watchword_frames_failed"):
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    found[sample.labels["reason"]] += int(sample.value)
+    return found
 
 
 def stage_totals(port: int) -> Totals:
     """Read the stages' totals from the metrics of a program."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    text = metrics_text(port)
     names = {
         "watchword_grab_to_batch_seconds": "grab and queue",
         "watchword_grab_to_caption_seconds": "grab to caption",
@@ -200,29 +234,57 @@ def tree_cpu_s(pid: int) -> float:
     return sum(used.get(member, 0.0) for member in family)
 
 
+def with_key_frames(file: Path, folder: Path) -> Path:
+    """Encode a clip anew with a key frame a second; the name of the copy."""
+    copy = folder / "key-frames.mp4"
+    ffmpeg([*("-i", str(file)), *("-an", "-c:v", "libx264", "-g", "25", "-bf", "0"), str(copy)])
+    return copy
+
+
+def still(folder: Path, seconds: int = 20) -> Path:
+    """Show a street at 720p, 25 frames a second, in which nothing but the sensor's noise moves."""
+    picture, file = folder / "still.png", folder / "still.mp4"
+    shown = cv2.VideoCapture(str(clip("bikes.mp4"))).read()[1]
+    cv2.imwrite(str(picture), cv2.resize(shown, (1280, 720)))
+    look = ["-loop", "1", "-framerate", "25", "-t", str(seconds), "-i", str(picture)]
+    noise = ["-vf", "noise=alls=4:allf=t,format=yuv420p", "-c:v", "libx264", "-g", "50", "-bf", "0"]
+    ffmpeg([*look, *noise, str(file)])
+    return file
+
+
 def main() -> None:
     """Run the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--clip", default="bigbuckbunny.mp4", help="720p at 25 frames a second")
-    parser.add_argument("--json", type=Path, default=Path("output/bench/live.json"))
+    parser.add_argument("--scene", choices=("full", "key-frames", "still"), default="full")
+    parser.add_argument("--json", type=Path, help="default: output/bench/live[-SCENE].json")
     options = parser.parse_args()
     print_environment()
-    file = clip(options.clip)
+    name = "live" if options.scene == "full" else f"live-{options.scene}"
     loads = []
-    with rtsp_server(file.parent) as base:
+    with ExitStack() as stack:
+        folder, file = Path(stack.enter_context(tempfile.TemporaryDirectory())), clip(_CLIP)
+        capture: dict[str, object] = {}
+        if options.scene == "key-frames":
+            file, capture = with_key_frames(file, folder), {"key_frames_only": True}
+        elif options.scene == "still":
+            file = still(folder)
+        base = stack.enter_context(rtsp_server(file.parent))
+        url = f"{base}/{file.name}?play_count=0"
         for count in options.cameras:
-            load = watch_cameras(f"{base}/{file.name}?play_count=0", count, options.seconds)
+            load = watch_cameras(url, count, options.seconds, capture)
             loads.append(load)
             print(
                 f"{count:3d} cameras: {load.cpu_ms_per_camera_second:8.1f} CPU ms a camera a "
-                f"second, {load.captions_per_camera_second:.2f} captions a camera a second",
+                f"second, {load.captions_per_camera_second:.2f} captions a camera a second, "
+                f"dropped {load.dropped or 'none'}",
                 flush=True,
             )
             stages = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stages_ms.items())
             print(f"    mean ms: {stages}", flush=True)
-    write_json(options.json, {"clip": file.name, "loads": [asdict(load) for load in loads]})
+    found = {"clip": file.name, "loads": [asdict(load) for load in loads]}
+    write_json(options.json or Path(f"output/bench/{name}.json"), found)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["VIDEOS", "long_recording"]
+__all__ = ["VIDEOS", "ffmpeg", "long_recording"]
 
 VIDEOS = Path(__file__).parent.parent.parent / "shared" / "data" / "videos"
 
@@ -37,10 +37,16 @@ def long_recording(
     graph = f"{scaled}{joined}concat=n={len(clips)}[out]"
     length = ["-t", str(seconds)]
     encode = [*length, "-c:v", "libx264", "-preset", "veryfast", "-g", str(2 * fps)]
-    _ffmpeg([*inputs, "-filter_complex", graph, "-map", "[out]", *encode, str(once)])
-    _ffmpeg(["-stream_loop", "-1", "-i", str(once), *length, "-c", "copy", str(whole)])
+    ffmpeg([*inputs, "-filter_complex", graph, "-map", "[out]", *encode, str(once)])
+    ffmpeg(["-stream_loop", "-1", "-i", str(once), *length, "-c", "copy", str(whole)])
     return whole
 
 
-def _ffmpeg(arguments: Sequence[str]) -> None:
+def ffmpeg(arguments: Sequence[str]) -> None:
+    """Run ffmpeg.
+
+    Raises:
+        subprocess.CalledProcessError: It failed; it has said why on stderr.
+
+    """
     subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], check=True)
