@@ -49,4 +49,5 @@ def ffmpeg(arguments: Sequence[str]) -> None:
         subprocess.CalledProcessError: It failed; it has said why on stderr.
 
     """
-    subprocess.run(["ffmpeg", "-v", "error", "-y", *arguments], check=True)
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *arguments]
+    subprocess.run(command, check=True)
