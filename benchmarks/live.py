@@ -39,6 +39,7 @@ _ROOT = Path(__file__).parent.parent
 _CLIP = "bigbuckbunny.mp4"
 _START_S, _SETTLE_S = 240.0, 10.0
 _STAGES = ("grab and queue", "encode", "decode", "rules", "outputs", "grab to caption")
+_GIVEN_UP = ("watchword_frames_dropped_total", "watchword_frames_failed_total")
 Totals = dict[str, tuple[float, float]]
 """Of each stage, the seconds it took and how often, since the start."""
 
@@ -55,6 +56,8 @@ class Load:
     seconds: float
     cpu_s: float
     captions: int
+    grabbed: int
+    """Frames read; fewer than 25 a camera and second: the server was not given the time."""
     dropped: dict[str, int]
     """Frames given up, by reason; those that were not to be sampled or had not changed apart."""
     stages_ms: dict[str, float]
@@ -164,7 +167,7 @@ def _measure(
             raise RuntimeError(f"{len(captions)} of {cameras} cameras captioned in {_START_S:g} s")
         time.sleep(0.2)
     time.sleep(_SETTLE_S)
-    dropped = drops(port)
+    grabbed, dropped = frames(port)
     began_s, cpu_s, before = time.monotonic(), tree_cpu_s(process.pid), stage_totals(port)
     count = captions.total()
     time.sleep(seconds)
@@ -172,8 +175,9 @@ def _measure(
     means = {stage: _mean_ms(before.get(stage, (0.0, 0.0)), after[stage]) for stage in after}
     stages_ms = {stage: means[stage] for stage in _STAGES if stage in means}
     spent_s = tree_cpu_s(process.pid) - cpu_s
-    made, given_up = captions.total() - count, dict(drops(port) - dropped)
-    return Load(cameras, took_s, spent_s, made, given_up, stages_ms)
+    made, (read, given_up) = captions.total() - count, frames(port)
+    lost = dict(given_up - dropped)
+    return Load(cameras, took_s, spent_s, made, read - grabbed, lost, stages_ms)
 
 
 def metrics_text(port: int) -> str:
@@ -183,15 +187,16 @@ def metrics_text(port: int) -> str:
     return text
 
 
-def drops(port: int) -> Counter[str]:
-    """Frames that a program has given up so far, by reason, over all cameras."""
-    found: Counter[str] = Counter()
+def frames(port: int) -> tuple[int, Counter[str]]:
+    """Frames that a program has read so far, and those given up by reason, of all cameras."""
+    grabbed, given_up = 0, Counter[str]()
     for family in text_string_to_metric_families(metrics_text(port)):
-        if family.name in ("watchword_frames_dropped", "watchword_frames_failed"):
-            for sample in family.samples:
-                if sample.name.endswith("_total"):
-                    found[sample.labels["reason"]] += int(sample.value)
-    return found
+        for sample in family.samples:
+            if sample.name == "watchword_frames_grabbed_total":
+                grabbed += int(sample.value)
+            elif sample.name in _GIVEN_UP:
+                given_up[sample.labels["reason"]] += int(sample.value)
+    return grabbed, given_up
 
 
 def stage_totals(port: int) -> Totals:
@@ -277,7 +282,8 @@ def main() -> None:
             loads.append(load)
             print(
                 f"{count:3d} cameras: {load.cpu_ms_per_camera_second:8.1f} CPU ms a camera a "
-                f"second, {load.captions_per_camera_second:.2f} captions a camera a second, "
+                f"second, {load.captions_per_camera_second:.2f} captions and "
+                f"{load.grabbed / load.seconds / count:.1f} frames a camera a second, "
                 f"dropped {load.dropped or 'none'}",
                 flush=True,
             )
