@@ -65,7 +65,9 @@ def cameras(file: Path) -> dict[str, Curve]:
     if not file.exists():
         return {}
     loads: list[dict[str, Any]] = json.loads(file.read_text())["loads"]
-    points = [(x["cameras"], 1e3 * x["cpu_s"] / x["seconds"] / x["cameras"]) for x in loads]
+    points = [
+        (x["cameras"], 1e3 * sum(x["cpu_s"].values()) / x["seconds"] / x["cameras"]) for x in loads
+    ]
     return {"a camera a second: live cameras": points}
 
 

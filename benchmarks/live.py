@@ -4,13 +4,13 @@ An RTSP server loops a real clip; the program watches so many cameras of it. CPU
 /proc over a stretch of steady running, for every process of the program and none of the server's;
 the stages' own times, and what was dropped, are read from the program's metrics at both ends of the
 stretch. ``--scene key-frames`` shows the clip with a key frame a second and decodes nothing else;
-``--scene still`` shows one real picture with a sensor's noise. All are 720p at 25 frames a second.
+``--scene still`` does so with one real picture under a sensor's noise. All are 720p at 25 frames a
+second.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import socket
 import subprocess
@@ -31,12 +31,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.long_recording import ffmpeg
 from benchmarks.measure import print_environment, write_json
+from benchmarks.processes import cpu_s_by_kind
 from benchmarks.real_frames import clip
 
 __all__ = ["Load", "main", "rtsp_server", "tree_cpu_s", "watch_cameras"]
 
 _ROOT = Path(__file__).parent.parent
 _CLIP = "bigbuckbunny.mp4"
+_KEY_FRAMES = ("-c:v", "libx264", "-g", "25", "-sc_threshold", "0", "-bf", "0")
 _START_S, _SETTLE_S = 240.0, 10.0
 _STAGES = ("grab and queue", "encode", "decode", "rules", "outputs", "grab to caption")
 _GIVEN_UP = ("watchword_frames_dropped_total", "watchword_frames_failed_total")
@@ -54,7 +56,8 @@ class Load:
 
     cameras: int
     seconds: float
-    cpu_s: float
+    cpu_s: dict[str, float]
+    """CPU seconds by kind of process: main, captioner, grabber."""
     captions: int
     grabbed: int
     """Frames read; fewer than 25 a camera and second: the server was not given the time."""
@@ -65,7 +68,13 @@ class Load:
     @property
     def cpu_ms_per_camera_second(self) -> float:
         """CPU milliseconds a camera costs a second."""
-        return 1e3 * self.cpu_s / self.seconds / self.cameras
+        return sum(self.cpu_ms.values())
+
+    @property
+    def cpu_ms(self) -> dict[str, float]:
+        """The same by kind of process."""
+        each = 1e3 / self.seconds / self.cameras
+        return {kind: each * spent_s for kind, spent_s in self.cpu_s.items()}
 
     @property
     def captions_per_camera_second(self) -> float:
@@ -168,13 +177,14 @@ def _measure(
         time.sleep(0.2)
     time.sleep(_SETTLE_S)
     grabbed, dropped = frames(port)
-    began_s, cpu_s, before = time.monotonic(), tree_cpu_s(process.pid), stage_totals(port)
+    began_s, cpu_s, before = time.monotonic(), cpu_s_by_kind(process.pid), stage_totals(port)
     count = captions.total()
     time.sleep(seconds)
     took_s, after = time.monotonic() - began_s, stage_totals(port)
     means = {stage: _mean_ms(before.get(stage, (0.0, 0.0)), after[stage]) for stage in after}
     stages_ms = {stage: means[stage] for stage in _STAGES if stage in means}
-    spent_s = tree_cpu_s(process.pid) - cpu_s
+    now_s = cpu_s_by_kind(process.pid)
+    spent_s = {kind: now_s[kind] - cpu_s.get(kind, 0.0) for kind in now_s}
     made, (read, given_up) = captions.total() - count, frames(port)
     lost = dict(given_up - dropped)
     return Load(cameras, took_s, spent_s, made, read - grabbed, lost, stages_ms)
@@ -223,26 +233,13 @@ def _mean_ms(before: tuple[float, float], after: tuple[float, float]) -> float:
 
 def tree_cpu_s(pid: int) -> float:
     """User and system seconds of a process and all that descend from it."""
-    parents, used = {}, {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue  # it has ended meanwhile
-        number = int(stat.parent.name)
-        parents[number] = int(fields[1])
-        used[number] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    family, grown = {pid}, True
-    while grown:
-        more = {child for child, parent in parents.items() if parent in family} - family
-        family, grown = family | more, bool(more)
-    return sum(used.get(member, 0.0) for member in family)
+    return sum(cpu_s_by_kind(pid).values())
 
 
 def with_key_frames(file: Path, folder: Path) -> Path:
     """Encode a clip anew with a key frame a second; the name of the copy."""
     copy = folder / "key-frames.mp4"
-    ffmpeg([*("-i", str(file)), *("-an", "-c:v", "libx264", "-g", "25", "-bf", "0"), str(copy)])
+    ffmpeg(["-i", str(file), "-an", *_KEY_FRAMES, str(copy)])
     return copy
 
 
@@ -252,8 +249,7 @@ def still(folder: Path, seconds: int = 20) -> Path:
     shown = cv2.VideoCapture(str(clip("bikes.mp4"))).read()[1]
     cv2.imwrite(str(picture), cv2.resize(shown, (1280, 720)))
     look = ["-loop", "1", "-framerate", "25", "-t", str(seconds), "-i", str(picture)]
-    noise = ["-vf", "noise=alls=4:allf=t,format=yuv420p", "-c:v", "libx264", "-g", "50", "-bf", "0"]
-    ffmpeg([*look, *noise, str(file)])
+    ffmpeg([*look, "-vf", "noise=alls=4:allf=t,format=yuv420p", *_KEY_FRAMES, str(file)])
     return file
 
 
@@ -270,11 +266,9 @@ def main() -> None:
     loads = []
     with ExitStack() as stack:
         folder, file = Path(stack.enter_context(tempfile.TemporaryDirectory())), clip(_CLIP)
-        capture: dict[str, object] = {}
-        if options.scene == "key-frames":
-            file, capture = with_key_frames(file, folder), {"key_frames_only": True}
-        elif options.scene == "still":
-            file = still(folder)
+        if options.scene != "full":
+            file = still(folder) if options.scene == "still" else with_key_frames(file, folder)
+        capture = {"key_frames_only": options.scene != "full"}
         base = stack.enter_context(rtsp_server(file.parent))
         url = f"{base}/{file.name}?play_count=0"
         for count in options.cameras:
@@ -287,6 +281,8 @@ def main() -> None:
                 f"dropped {load.dropped or 'none'}",
                 flush=True,
             )
+            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in load.cpu_ms.items())
+            print(f"    of it: {kinds}", flush=True)
             stages = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stages_ms.items())
             print(f"    mean ms: {stages}", flush=True)
     found = {"clip": file.name, "loads": [asdict(load) for load in loads]}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["memory_kib", "processes", "slope"]
+__all__ = ["cpu_s_by_kind", "memory_kib", "processes", "slope"]
 
 
 def processes(root: int) -> Iterator[tuple[int, str]]:
@@ -39,6 +41,18 @@ def memory_kib(pid: int) -> dict[str, int]:
     """
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in rollup[1:]}
+
+
+def cpu_s_by_kind(root: int) -> dict[str, float]:
+    """User and system seconds so far of the processes that are there now, by what they are."""
+    used: Counter[str] = Counter()
+    for pid, kind in processes(root):
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        used[kind] += int(stat[11]) + int(stat[12])
+    return {kind: ticks / os.sysconf("SC_CLK_TCK") for kind, ticks in used.items()}
 
 
 def slope(times: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.frame_clock import tick_slack_s
 from pipeline.ledger import Ledger
 from pipeline.messages import FrameRef, FrameStamp, SourceEnd
 
@@ -42,12 +43,14 @@ class WindowSchedule:
 
     A window is due when its last frame's time passes a multiple of 1 / captions_per_second since
     the camera's first frame, so a file gives the same windows at any playing speed, and a lost
-    frame delays a caption by one frame instead of shifting all that follow.
+    frame delays a caption by one frame instead of shifting all that follow. Of a ``live`` source a
+    frame that comes a little early counts for the tick that it just missed.
     """
 
-    def __init__(self, captions_per_second: float) -> None:
+    def __init__(self, captions_per_second: float, live: bool = False) -> None:
         self.captions_per_second = captions_per_second
         self._period_s = 1.0 / captions_per_second
+        self._slack_s = tick_slack_s(captions_per_second, live)
         self._start_s = 0.0
         self._last_s: float | None = None
         self._next_tick = 0
@@ -60,8 +63,7 @@ class WindowSchedule:
         ):  # first frame, or a clock that jumped back
             self._start_s, self._next_tick = time_s, 0
         self._last_s = time_s
-        # Half a millisecond of slack: media times are rounded to the container's time base.
-        tick = int((time_s - self._start_s + 5e-4) / self._period_s)
+        tick = int((time_s - self._start_s + self._slack_s) / self._period_s)
         if tick < self._next_tick:
             return False
         self._next_tick = tick + 1
@@ -140,10 +142,11 @@ class Batcher:
         return False
 
     def _due(self, stamp: FrameStamp) -> bool:
-        rate = self._lanes[stamp.camera].captions_per_second
+        rules = self._lanes[stamp.camera]
+        rate, live = rules.captions_per_second, rules.max_age_s is not None
         schedule = self._schedules.get(stamp.camera)
         if schedule is None or schedule.captions_per_second != rate:  # new, or changed by a reload
-            schedule = self._schedules[stamp.camera] = WindowSchedule(rate)
+            schedule = self._schedules[stamp.camera] = WindowSchedule(rate, live)
         due = schedule.due(stamp)
         if due:
             self._ledger.window_due(stamp.camera)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["FrameSampler", "MediaClock"]
+__all__ = ["FrameSampler", "MediaClock", "tick_slack_s"]
 
 _LONGEST_GAP_S = 3600.0
 _SLACK_S = 5e-4  # media times are rounded to the container's time base
+
+
+def tick_slack_s(per_second: float, live: bool) -> float:
+    """How much before a tick of so many a second a frame may come and still belong to it, in s.
+
+    Live frames have the time of their arrival, which wavers: from a camera that brings just one
+    frame a tick, those that come a little early would be taken for a second one of the tick before,
+    and left out. A recording's times are exact but for the rounding to its time base.
+    """
+    return 0.25 / per_second if live else _SLACK_S
 
 
 class MediaClock:
@@ -41,16 +51,18 @@ class MediaClock:
 class FrameSampler:
     """Picks the first frame of every 1 / ``analysis_fps`` seconds of the source's own time.
 
-    Which frames a file gives depends on their times alone, never on the speed of playing.
+    Which frames a file gives depends on their times alone, never on the speed of playing. Of a
+    ``live`` source a frame that comes a little early counts for the tick that it just missed.
     """
 
-    def __init__(self, analysis_fps: float) -> None:
+    def __init__(self, analysis_fps: float, live: bool = False) -> None:
         self._fps = analysis_fps
+        self._slack_s = tick_slack_s(analysis_fps, live)
         self._last_tick = -1
 
     def wants(self, time_s: float) -> bool:
         """Whether the frame at ``time_s`` (seconds from the start, not decreasing) is looked at."""
-        tick = int((time_s + _SLACK_S) * self._fps)
+        tick = int((time_s + self._slack_s) * self._fps)
         if tick <= self._last_tick:
             return False
         self._last_tick = tick

@@ -86,7 +86,7 @@ class Grabber:
         self._slots = FrameSlots.attach(job.layout)
         self._inbox = _Inbox(connection)
         self._tally = _Tally()
-        self._sampler = FrameSampler(job.config.analysis_fps)
+        self._sampler = FrameSampler(job.config.analysis_fps, job.source.live)
         self._clock = MediaClock(0.0)
         self._reader: FrameReader | None = None
         self._recorded_at = job.start_time

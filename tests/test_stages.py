@@ -17,6 +17,7 @@ from pipeline.batcher import Batcher, LaneRules, WindowSchedule
 from pipeline.captioner import CaptionedFrame, CaptionerStage
 from pipeline.captioner_messages import Answer, Failure, Ready, Request
 from pipeline.channel import Channel, ChannelClosed, Overflow
+from pipeline.frame_clock import FrameSampler
 from pipeline.ledger import Ledger
 from pipeline.messages import Caption, FrameRef, FrameStamp, StageHealth
 from pipeline.restarts import RestartBudget
@@ -139,6 +140,20 @@ def _times(gaps: list[float]) -> list[float]:
         times.append(time_s)
         time_s += gap
     return times
+
+
+@given(
+    rate=st.sampled_from([0.5, 1.0, 2.5]),
+    wavers=st.lists(st.floats(-0.12, 0.12), min_size=1, max_size=60),
+)
+def test_a_live_camera_with_one_frame_a_period_loses_none_to_wavering_arrival(
+    rate: float, wavers: list[float]
+) -> None:
+    schedule, sampler = WindowSchedule(rate, live=True), FrameSampler(rate, live=True)
+    for number, waver in enumerate(wavers):
+        time_s = (number + waver) / rate
+        assert schedule.due(stamp("c", number, 100.0 + time_s))
+        assert sampler.wants(max(0.0, time_s))
 
 
 @given(ages=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=20))
