@@ -109,11 +109,11 @@ def free_port() -> int:
 
 
 def watch_cameras(
-    url: str, cameras: int, seconds: float, capture: Mapping[str, object] | None = None
+    url: str, cameras: int, seconds: float, settings: Mapping[str, object] | None = None
 ) -> Load:
     """Watch so many cameras of one stream; measure once each has had its first caption.
 
-    ``capture`` holds settings of the configuration's part of that name.
+    ``settings`` are parts of the configuration.
 
     Raises:
         RuntimeError: The program ended, or a camera had no caption in time; with what it said.
@@ -123,7 +123,7 @@ def watch_cameras(
         port = free_port()
         said, config = Path(folder) / "said", Path(folder) / "watchword.yaml"
         named = {f"c{i}": {"source": url} for i in range(cameras)}
-        config.write_text(yaml.safe_dump({"cameras": named, "capture": dict(capture or {})}))
+        config.write_text(yaml.safe_dump({"cameras": named, **(settings or {})}))
         with said.open("w") as errors:
             process = subprocess.Popen(
                 [
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--scene", choices=("full", "key-frames", "still"), default="full")
+    parser.add_argument("--runtime", default="auto", help="as the program's own --runtime")
     parser.add_argument("--json", type=Path, help="default: output/bench/live[-SCENE].json")
     options = parser.parse_args()
     print_environment()
@@ -268,11 +269,14 @@ def main() -> None:
         folder, file = Path(stack.enter_context(tempfile.TemporaryDirectory())), clip(_CLIP)
         if options.scene != "full":
             file = still(folder) if options.scene == "still" else with_key_frames(file, folder)
-        capture = {"key_frames_only": options.scene != "full"}
+        settings = {
+            "capture": {"key_frames_only": options.scene != "full"},
+            "model": {"runtime": options.runtime},
+        }
         base = stack.enter_context(rtsp_server(file.parent))
         url = f"{base}/{file.name}?play_count=0"
         for count in options.cameras:
-            load = watch_cameras(url, count, options.seconds, capture)
+            load = watch_cameras(url, count, options.seconds, settings)
             loads.append(load)
             print(
                 f"{count:3d} cameras: {load.cpu_ms_per_camera_second:8.1f} CPU ms a camera a "
