@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import time
@@ -183,6 +184,20 @@ EVERYDAY = [
 def test_hazard_rules_keep_silent_on_everyday_captions(text: str) -> None:
     noon = [alert for alert in replay([caption(text, 0)], shipped()) if alert.severity != "info"]
     assert [(alert.rule, alert.keywords[0].keyword) for alert in noon] == []
+
+
+def test_rules_come_to_rest_in_memory_though_no_text_comes_twice() -> None:
+    random, engine = Random(1), RuleEngine(shipped())
+    words = ["man", "dog", "car", "fire", "house", "runs", "stands", "in", "near"]
+
+    def objects_after(captions: int) -> int:
+        for _ in range(captions):
+            engine.process(caption(" ".join(random.choices(words, k=12)), 0.0))
+        gc.collect()
+        return len(gc.get_objects())
+
+    full = objects_after(1100)  # each rule remembers what it found in a thousand texts
+    assert objects_after(1100) - full < 2000  # a token for each word would be 13,200
 
 
 def test_check_tries_the_examples(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class TextMatch:
     blocked: str | None = None
 
 
+_NOTHING = TextMatch()  # one for all texts: it is what rules remember of most
+
+
 class PatternIndex:
     """Patterns found by the word they begin with, so that most cost nothing."""
 
@@ -89,7 +92,7 @@ class TextMatcher:
             if not hits:
                 break
         if not hits:
-            return TextMatch(blocked=blocked[0] if blocked else None)
+            return TextMatch(blocked=blocked[0]) if blocked else _NOTHING
         if any(True for _ in self._kept(self._none.find(tokens), tokens, [], [])):
             return TextMatch(blocked="vetoed")
         return TextMatch(tuple(_widest(hits)))
