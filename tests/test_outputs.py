@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from pipeline.outputs import (
     write_summary,
 )
 from pipeline.outputs.cues import alert_cues, caption_cues
-from pipeline.outputs.journal import read_journal
+from pipeline.outputs.journal import Journal, read_journal
 from pipeline.outputs.lines import caption_line, printable, to_json_line, utc_moment, utc_text
 from pipeline.outputs.meaning import says_the_same
 from pipeline.outputs.subtitles import to_srt, to_webvtt
@@ -175,6 +176,25 @@ def test_all_files_are_there_at_the_end_and_nothing_else(tmp_path: Path) -> None
     assert json.loads((tmp_path / "gate.coco.json").read_text()) == [
         {"image_id": "gate:25", "caption": "a cat"}
     ]
+
+
+def test_a_camera_that_comes_and_goes_for_months_fills_no_memory(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "gate.part", "gate")
+
+    def events(numbers: range) -> list[bool]:
+        return [journal.event(f"gate:offline:{number}", {"kind": "camera"}) for number in numbers]
+
+    assert all(events(range(1500)))
+    tracemalloc.start()
+    try:
+        assert all(events(range(1500, 4500)))
+        grown_bytes = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    # What was remembered before was not traced, so a full thousand of keys shows: 0.1 MB.
+    assert grown_bytes < 150_000
+    assert not any(events(range(4490, 4500)))  # its grabber died and began again
+    journal.close()
 
 
 def test_without_a_caption_the_files_are_valid_and_empty(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from pipeline.outputs.lines import to_json_line
 __all__ = ["JOURNAL_VERSION", "Journal", "read_journal"]
 
 JOURNAL_VERSION = 1
+_REMEMBERED_EVENTS = 1000
+"""A grabber that begins again repeats what came of its last frames, never more than this."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Journal:
     camera: str
     keep: bool = False
     _last_sequence: int = field(default=-1, init=False)
-    _seen_events: set[str] = field(default_factory=set, init=False)
+    _seen_events: dict[str, None] = field(default_factory=dict, init=False)  # oldest first
     _file: FileIO | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -69,11 +71,13 @@ class Journal:
         return True
 
     def event(self, key: str, record: Mapping[str, Any]) -> bool:
-        """Add an alert or camera event; False when one with the same ``key`` is there."""
+        """Add an alert or camera event; False when one of the last has the same ``key``."""
         if key in self._seen_events:
             return False
         self._append({"key": key, **record})
-        self._seen_events.add(key)
+        self._seen_events[key] = None
+        if len(self._seen_events) > _REMEMBERED_EVENTS:
+            del self._seen_events[next(iter(self._seen_events))]
         return True
 
     def close(self) -> None:
