@@ -6,6 +6,11 @@ The whole program runs on a configuration that is rewritten every few seconds: l
 server is killed or stopped and comes back, one steady camera, and a recording that is added, read
 as fast as it goes, and removed. Every five seconds memory, descriptors, threads and shared memory
 are read from ``/proc``, counts from the program's own metrics. Linux only.
+
+Of the main process and the captioner the memory is what they allocated themselves (anonymous); the
+pictures in shared memory are counted once, where they lie. Private memory would mix the two: a page
+of a picture is private to whoever alone has it mapped, and so it goes to the main process, which
+has read it for an alert, when the grabber that wrote it dies.
 """
 
 from __future__ import annotations
@@ -58,6 +63,8 @@ class Sample:
     descriptors: int = 0
     threads: int = 0
     segments: int = 0
+    pictures_kib: int = 0
+    """What the segments take, whoever has them mapped."""
     online: int = 0
     """How often a camera was told to be back, so far."""
     counts: dict[str, float] = field(default_factory=dict)
@@ -120,7 +127,9 @@ class Program:
                 _add(sample, pid, kind)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
-        sample.segments = len(_segments())
+        segments = _segments()
+        sample.segments = len(segments)
+        sample.pictures_kib = sum(_taken_kib(segment) for segment in segments)
         sample.online = self.said_online()
         sample.counts = self._counts()
         return sample
@@ -173,20 +182,27 @@ def _segments() -> set[Path]:
     return {path for mark in marks for path in Path("/dev/shm").glob(mark)}
 
 
+def _taken_kib(segment: Path) -> int:
+    try:
+        return segment.stat().st_blocks // 2
+    except FileNotFoundError:
+        return 0  # its camera has gone meanwhile
+
+
 def _add(sample: Sample, pid: int, kind: str) -> None:
     sizes = memory_kib(pid)
-    private_kib = sizes["Private_Clean"] + sizes["Private_Dirty"]
     descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
     threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     if kind == "main":
-        sample.main_kib = private_kib
+        sample.main_kib = sizes["Anonymous"]
         sample.descriptors, sample.threads = descriptors, threads
     elif kind == "captioner":
-        sample.captioner_kib = private_kib
+        sample.captioner_kib = sizes["Anonymous"]
         sample.captioner_descriptors, sample.captioner_threads = descriptors, threads
     elif kind == "grabber":
         sample.grabbers += 1
-        sample.grabbers_kib += private_kib
+        # Not all that is anonymous: much of it is the fork server's, which all of them share.
+        sample.grabbers_kib += sizes["Private_Clean"] + sizes["Private_Dirty"]
 
 
 def torment(program: Program, unsteady: RtspServer, minutes: float) -> list[Sample]:
@@ -246,6 +262,7 @@ class Script:
 GROWING = (
     ("main_kib", "KiB"),
     ("captioner_kib", "KiB"),
+    ("pictures_kib", "KiB"),
     ("descriptors", ""),
     ("threads", ""),
     ("captioner_descriptors", ""),
