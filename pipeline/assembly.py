@@ -22,6 +22,7 @@ from pipeline.finisher import Finisher
 from pipeline.messages import CameraEvent
 from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
+from pipeline.outputs.files import check_directory
 from pipeline.outputs.report import REPORT_FILES
 from pipeline.outputs.stage import Sink
 from pipeline.outputs.view import View
@@ -157,6 +158,7 @@ class Run:
     def _build(self) -> None:
         config = self.config
         check_redis_url(config.redis)
+        check_directory(Path(config.output.directory))
         telemetry = open_telemetry(config.metrics, self._stack)
         # The model first: it is what fails most, and nothing has been written by then.
         live = any(spec.source.live for spec in self.specs)
@@ -167,7 +169,7 @@ class Run:
         # After the store is held: the files may be those of a run that is still going.
         self._begin_or_resume()
         self._outputs = self._open_outputs()
-        self.services.store.record(state=_recordings(self.specs))
+        self.services.store.record(state=_told_of(self.specs))
         self._stack.callback(self._finisher.close, give_up=True)
         self._finisher.start()
         self._camera_events = CameraEventDesk(self.services.store, self._on_camera_event)
@@ -252,6 +254,7 @@ class Run:
             _recording(spec),
             masks=spec.masks,
             pictures=not self.config.snapshots.blur_faces,
+            zone=spec.capture.zone,
         )
 
     def _sinks(self) -> list[Sink]:
@@ -311,10 +314,13 @@ class Run:
         )
 
 
-def _recordings(specs: Sequence[CameraSpec]) -> dict[str, str]:
-    """Which file each camera's captions come from, for ``search --play``."""
+def _told_of(specs: Sequence[CameraSpec]) -> dict[str, str | None]:
+    """What ``search`` wants to know: each camera's time zone, and the file it comes from."""
     files = {spec.name: _recording(spec) for spec in specs}
-    return {f"recording:{name}": str(file) for name, file in files.items() if file is not None}
+    zones = {f"zone:{spec.name}": spec.capture.time_zone for spec in specs}
+    return zones | {
+        f"recording:{name}": str(file) for name, file in files.items() if file is not None
+    }
 
 
 def _recording(spec: CameraSpec) -> Path | None:

@@ -33,12 +33,12 @@ def camera_specs(
     for name, source in sources:
         own = config.cameras.get(name)
         capture = config.capture if own is None else config.capture_of(name)
-        zone = None if capture.time_zone is None else ZoneInfo(capture.time_zone)
-        moment = _start(name, source, None if own is None else own.start_time, start_time, zone)
+        own_start = None if own is None else own.start_time
+        moment = _start(name, source, own_start, start_time, capture.zone)
         masks = () if own is None else own.masks
         specs.append(CameraSpec(name, source, capture, moment, masks))
     if start_time is not None:  # a mistake in it is told even where no recording needs it
-        _aware("--start-time", start_time, None)
+        _aware("--start-time:", start_time, None)
     return specs
 
 
@@ -58,11 +58,12 @@ def _start(
     if own is None and (named := named_time(source, zone)) is not None:
         return named
     text = common if own is None else own
-    return None if text is None else _aware(camera, text, zone)
+    where = "--start-time:" if own is None else f"{camera}: start time"
+    return None if text is None else _aware(where, text, zone)
 
 
-def _aware(camera: str, text: str, zone: ZoneInfo | None) -> datetime:
+def _aware(where: str, text: str, zone: ZoneInfo | None) -> datetime:
     try:
         return parse_moment(text, zone=zone)
     except WrongUse as error:
-        raise SourceError(f"{camera}: start time {error}") from None
+        raise SourceError(f"{where} {error}") from None

@@ -136,6 +136,11 @@ class CaptureConfig(Strict):
     def _zone_is_known(cls, name: str | None) -> str | None:
         return name if name is None else known_time_zone(name)
 
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone of the recorder's clock; None: this machine's."""
+        return None if self.time_zone is None else ZoneInfo(self.time_zone)
+
 
 class CameraConfig(Strict):
     """One camera: where it is, and what is special about it."""
@@ -389,7 +394,7 @@ def _compose(name: str) -> yaml.Node:
     try:
         text = Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError([Problem(name, None, "no such file")]) from None
+        raise ConfigError([Problem(name, None, "no such file; check the path")]) from None
     except IsADirectoryError:
         raise ConfigError([Problem(name, None, "is a directory, not a YAML file")]) from None
     except OSError as error:
@@ -491,8 +496,8 @@ def problem_text(detail: Mapping[str, Any]) -> str:
     said = str(detail["msg"]).removeprefix("Value error, ")
     message = _IN_YAML.get(detail["type"], said.replace("Input should be ", "must be "))
     given = detail.get("input")
-    shown = f" (given: {redact(repr(given))})" if isinstance(given, (str, int, float)) else ""
-    return message + shown
+    told = not isinstance(given, (str, int, float)) or repr(given) in message
+    return message if told else f"{message} (given: {redact(repr(given))})"
 
 
 def _instead(schema: type[BaseModel], key: str | int, known: Sequence[str]) -> str:

@@ -3,7 +3,9 @@
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -156,6 +158,20 @@ def test_the_books_of_long_names_keep_their_heads_at_80_columns() -> None:
     heads = next(line for line in file.getvalue().splitlines() if "frames of" in line)
     terms = ("grabbed", "unsampled", "skipped", "dropped", "failed", "encoded", "captions")
     assert heads.split()[2:] == list(terms)
+
+
+def test_of_a_folder_of_recordings_the_files_are_counted(
+    plain: tuple[TerminalView, io.StringIO, Clock],
+) -> None:
+    view, file, _ = plain
+    ends = ("vtt", "jsonl", "events.jsonl", "alert-00h00m02s-0123abcd.png")
+    made = [Path(f"out/cam.{n}.{end}") for n in range(9) for end in ends]
+    view.summary(replace(SUMMARY, files=(*made, Path("out/report.html"))))
+    told = [line.strip() for line in file.getvalue().splitlines() if line.startswith("  out/")]
+    told += [line.strip() for line in file.getvalue().splitlines() if line.startswith("  9 ")]
+    assert sorted(told) == [
+        "9 out/*.events.jsonl", "9 out/*.jsonl", "9 out/*.png", "9 out/*.vtt", "out/report.html"
+    ]  # fmt: skip
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import cv2
 import numpy as np
@@ -117,6 +118,57 @@ def test_a_long_scene_counts_in_every_hour_and_an_alert_where_it_begins() -> Non
         ("08:00", 1, "an empty yard", {}),
         ("09:00", 2, "an empty yard", {"critical": 1}),
     ]
+
+
+def test_clock_times_are_in_the_zone_of_the_camera_also_when_its_clocks_change(
+    tmp_path: Path,
+) -> None:
+    berlin = ZoneInfo("Europe/Berlin")  # from 03:00 back to 02:00 on 2026-10-25 at 01:00 UTC
+    begun = datetime(2026, 10, 25, 0, 59, 50, tzinfo=timezone.utc)
+    outputs = OutputSet(tmp_path, [CameraSource("gate", zone=berlin)], ("report",))
+    for second, text in ((0, "a man walks"), (20, "a red car is parked")):
+        stamp = FrameStamp("gate", second, begun + timedelta(seconds=second), 0, float(second))
+        outputs.caption(Caption(stamp, text, -1.0))
+    outputs.close()
+    (camera,) = embedded(tmp_path)
+    assert [scene["clock"][:8] for scene in camera["scenes"]] == ["02:59:50", "02:00:10"]
+    assert [scene["time"][11:19] for scene in camera["scenes"]] == ["00:59:50", "01:00:10"]
+    assert camera["told"].startswith("2026-10-25 02:59:50 to ")
+    assert "#### 02:00" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_whole_is_told_by_day_and_hour_of_all_cameras(tmp_path: Path) -> None:
+    walk, crash = cue(0, 5, "a man walks"), cue(80_000, 80_009, "two cars crash")
+    alert = replace(cue(80_001, 80_004, "ALERT crash", severity="critical"), alert_id="a1")
+    gate = CameraReport.of_cues("gate", [walk, crash, replace(alert, rule="crash")], START, None)
+    gate = replace(gate, sheets={"a1": "gate.alert-a1.png"})
+    yard = CameraReport.of_cues("yard", [cue(0, 5, "a dog")], START, None)
+    write_report(tmp_path, [gate, yard, CameraReport.of_cues("none", [], None, None)])
+    told = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    whole = [
+        (day["day"], hour["hour"], camera["camera"], camera["mostly"], camera["alerts"])
+        for day in told["days"]
+        for hour in day["hours"]
+        for camera in hour["cameras"]
+    ]
+    assert whole == [
+        ("2026-11-23", "06:00", "gate", "a man walks", {}),
+        ("2026-11-23", "06:00", "yard", "a dog", {}),
+        ("2026-11-24", "05:00", "gate", "two cars crash", {"critical": 1}),
+    ]
+    (found,) = told["cameras"][0]["alerts"]
+    assert (found["time"], found["alert_id"], found["rule"], found["sheet"]) == (
+        "2026-11-24T05:13:11.000000Z", "a1", "crash", "gate.alert-a1.png"
+    )  # fmt: skip
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert (
+        "- gate: 2026-11-23 06:59:50 to 2026-11-24 05:13:19: 2 scenes, 1 alert (1 critical)"
+        in lines
+    )
+    assert "- none: no captions" in lines
+    entry = "- **05:13:11-05:13:14 ALERT crash** ([contact sheet](gate.alert-a1.png))"
+    assert lines.index("### 2026-11-24", lines.index("## gate")) < lines.index(entry)
+    assert lines.index(entry) < lines.index("## yard")
 
 
 def test_pictures_are_bounded_and_spread() -> None:
@@ -367,6 +419,33 @@ def test_a_hand_that_types_and_ticks_filters_the_entries(live: Path) -> None:
     assert "1 of 2 entries" in ticked
     assert re.search(r'<li [^>]*class="scene"[^>]*hidden=""', ticked)
     assert "<title>Watchword report</title>" in ticked, "a caption was run"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_what_is_not_searched_for_is_out_of_the_way(tmp_path: Path) -> None:
+    days = [cue(0, 5, "a man walks"), cue(90_000, 90_005, "two cars crash")]
+    gate = CameraReport.of_cues("gate", days, START, None)
+    yard = CameraReport.of_cues("yard", [cue(0, 5, "a dog")], START, None)
+    write_report(tmp_path, [gate, yard])
+    everything = shown(tmp_path / "report.html", "")
+    assert not re.search(r"<(section|nav|li) [^>]*hidden", everything)
+    assert re.findall(r'<li class="day">([^<]*)<', everything) == [
+        "2026-11-23", "2026-11-24", "2026-11-23"
+    ]  # fmt: skip
+    assert ">11-24 07:59<" in everything, "ticks over days name the day"
+    found = shown(tmp_path / "report.html", "crash")
+    assert re.findall(r'<section id="camera(\d)"[^>]*hidden', found) == ["1"]
+    assert re.search(r"<nav [^>]*hidden", found)
+    days_shown = re.findall(r'<li class="day"([^>]*)>([^<]*)<', found)
+    assert [day for hidden, day in days_shown[:2] if not hidden] == ["2026-11-24"]
+    assert len(re.findall(r'<a [^>]*class="scene out"', found)) == 2
+    key = (
+        "document.activeElement.blur();"
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: '/', cancelable: true}));"
+        "document.title = document.activeElement.id;"
+    )
+    assert "<title>query</title>" in shown(tmp_path / "report.html", "", key)
 
 
 @pytest.mark.browser

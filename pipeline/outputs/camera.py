@@ -169,12 +169,15 @@ class CameraOutput:
         return replace(report, pictures=thumbnails(file, report.picture_times(), self.source.masks))
 
     def _media_zero(self) -> datetime | None:
-        """The local time at which the cues' clock shows zero; None without a caption."""
+        """The time, in the camera's zone, at which the cues' clock shows zero.
+
+        None without a caption.
+        """
         first = next(self._records("caption"), None)
         if first is None:
             return None
         moment = utc_moment(first["line"]["time"])
-        return (moment - timedelta(seconds=first["at_s"])).astimezone()
+        return (moment - timedelta(seconds=first["at_s"])).astimezone(self.source.zone)
 
     def write_sheets(self, report: CameraReport) -> list[Path]:
         """Write the contact sheets that ``report`` names.

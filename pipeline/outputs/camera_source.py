@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +38,8 @@ class CameraSource:
     ``file`` is the recording it reads, None for live sources. ``started_monotonic_ns`` is the
     run's start, from which a live camera's subtitles count; unset, its first caption's.
     ``masks`` are black in the report's pictures and the video too; without ``pictures`` there is
-    no video and no picture but the alerts' own.
+    no video and no picture but the alerts' own. ``zone`` is that of the report's clock times; None:
+    this machine's.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CameraSource:
     started_monotonic_ns: int | None = None
     masks: Polygons = ()
     pictures: bool = True
+    zone: tzinfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import OutputError, atomic_path
 from pipeline.outputs.report import CameraReport
-from pipeline.outputs.scenes import clock
+from pipeline.outputs.scenes import clock, day
 from pipeline.outputs.thumbnails import decoded, frames
 from pipeline.pictures import Polygons
 
@@ -29,7 +30,7 @@ _Cell = tuple[str, NDArray[np.uint8]]
 _CELLS_ACROSS = 3
 _CELL_WIDTH, _GAP, _LINE, _LABEL = 320, 8, 24, 20  # pixels
 _LEAD_MS, _MOMENTS = 2000, 8  # from so long before an alert to its end, so many pictures
-_LETTERS_A_LINE = 95
+_HEADING_SCALE, _LABEL_SCALE = 0.55, 0.45
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BACKGROUND, _INK = (32, 32, 32), (235, 235, 235)
 
@@ -62,7 +63,8 @@ def write_sheets(
         cue = alerts[alert_id]
         cells = _cells(cue, report, recording, masks)
         if cells:
-            heading = f"{report.camera}  {report.span(cue)}  {cue.text}"
+            when = f"{day(cue.start_ms, report.started)} {report.span(cue)}".strip()
+            heading = f"{report.camera}  {when}  {cue.text}"
             _write_png(directory / name, _drawn(heading, cells))
             written.append(directory / name)
     return written
@@ -82,8 +84,14 @@ def _cells(cue: Cue, report: CameraReport, recording: Path | None, masks: Polygo
         first = max(0, cue.start_ms - _LEAD_MS)
         times = [int(at) for at in np.linspace(first, cue.end_ms, _MOMENTS)]
         found = frames(recording, times, masks)
-        cells.extend((clock(at, report.started), picture) for at, picture in found)
+        cells.extend((_tenths(at, report.started), picture) for at, picture in found)
     return cells
+
+
+def _tenths(at_ms: int, started: datetime | None) -> str:
+    """Write a time to the tenth of a second: the pictures of a short alert lie close together."""
+    past_ms = 0 if started is None else started.microsecond // 1000
+    return f"{clock(at_ms, started)}.{(at_ms + past_ms) % 1000 // 100}"
 
 
 def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
@@ -98,20 +106,27 @@ def _drawn(heading: str, cells: Sequence[_Cell]) -> NDArray[np.uint8]:
     pictures = [_fitted(picture) for _, picture in cells]
     across = _CELLS_ACROSS if len(cells) > 1 else 1
     width = _GAP + _CELLS_ACROSS * (_CELL_WIDTH + _GAP)
-    lines = textwrap.wrap(heading, _LETTERS_A_LINE)
+    lines = textwrap.wrap(heading, _letters_a_line(heading, width - 2 * _GAP))
     top = _GAP + _LINE * len(lines)
     row_height = _LABEL + max(picture.shape[0] for picture in pictures) + _GAP
     height = top + -(-len(cells) // across) * row_height + _GAP
     sheet = np.full((height, width, 3), _BACKGROUND, np.uint8)
     for number, line in enumerate(lines):
-        _write(sheet, line, _GAP, _LINE * (number + 1) - 4, 0.55)
+        _write(sheet, line, _GAP, _LINE * (number + 1) - 4, _HEADING_SCALE)
     for number, ((label, _), picture) in enumerate(zip(cells, pictures, strict=True)):
         left = _GAP + number % across * (_CELL_WIDTH + _GAP)
         row_top = top + number // across * row_height
-        _write(sheet, label, left, row_top + _LABEL - 5, 0.45)
+        _write(sheet, label, left, row_top + _LABEL - 5, _LABEL_SCALE)
         bottom = row_top + _LABEL + picture.shape[0]
         sheet[row_top + _LABEL : bottom, left : left + _CELL_WIDTH] = picture
     return sheet
+
+
+def _letters_a_line(heading: str, width_pixels: int) -> int:
+    """How many letters of a heading fit into a line, as wide as this one's are."""
+    (pixels, _), _ = cv2.getTextSize(heading, _FONT, _HEADING_SCALE, 1)
+    mean = pixels / max(1, len(heading))
+    return max(20, int(0.9 * width_pixels / max(1.0, mean)))
 
 
 def _fitted(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -22,8 +22,8 @@ SHORTEST_ALERT_MS = 3000
 class Cue:
     """A text on the screen from ``start_ms`` to ``end_ms`` (exclusive).
 
-    ``severity`` is None for a caption, else the alert's, and ``alert_id`` its id. ``said`` counts
-    the captions merged.
+    ``severity`` is None for a caption, else the alert's, and ``alert_id`` and ``rule`` its own.
+    ``said`` counts the captions merged.
     """
 
     start_ms: int
@@ -32,6 +32,7 @@ class Cue:
     severity: str | None = None
     said: int = 1
     alert_id: str = ""
+    rule: str = ""
 
 
 @dataclass
@@ -104,7 +105,12 @@ def alert_cues(alerts: Iterable[Mapping[str, Any]]) -> list[Cue]:
         known = cues.get(alert["alert_id"])
         if known is None:
             cues[alert["alert_id"]] = Cue(
-                start, end, text, severity=alert["severity"], alert_id=alert["alert_id"]
+                start,
+                end,
+                text,
+                severity=alert["severity"],
+                alert_id=alert["alert_id"],
+                rule=alert["rule"],
             )
         else:  # later revisions make it longer; what it says stays what raised it
             cues[alert["alert_id"]] = replace(

@@ -13,6 +13,7 @@ __all__ = [
     "OutputError",
     "atomic_path",
     "atomic_text",
+    "check_directory",
     "explained",
     "make_directory",
     "temporary_beside",
@@ -55,6 +56,23 @@ def make_directory(directory: Path) -> None:
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+
+
+def check_directory(directory: Path) -> None:
+    """Look whether files can be written to a directory that is there or can be made; make nothing.
+
+    Raises:
+        OutputError: They cannot.
+
+    """
+    with explained(directory):
+        place = directory.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.EEXIST if place == directory else errno.ENOTDIR, "")
+        if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable")
 
 

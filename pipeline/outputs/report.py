@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,8 +15,18 @@ from urllib.parse import quote
 
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import atomic_text
-from pipeline.outputs.lines import to_json_line
-from pipeline.outputs.scenes import Hour, Scene, clock, hours, hours_told, scene_json, scenes
+from pipeline.outputs.lines import to_json_line, utc_text
+from pipeline.outputs.scenes import (
+    Hour,
+    Scene,
+    clock,
+    day,
+    hours,
+    hours_told,
+    moment,
+    scene_json,
+    scenes,
+)
 from pipeline.outputs.thumbnails import smaller
 
 __all__ = ["MOST_PICTURES", "REPORT_FILES", "CameraReport", "write_report"]
@@ -25,6 +36,7 @@ MOST_PICTURES = 150
 """Thumbnails a camera; with more scenes only some of them get one, evenly spaced."""
 _TICKS = 4
 """The timeline is labelled at its ends and between."""
+_DAY_MS = 86_400_000
 _PAGE = Path(__file__).with_name("report.html")
 
 
@@ -64,6 +76,27 @@ class CameraReport:
         """Write from when to when something lasts."""
         return dash.join(clock(at, self.started) for at in (entry.start_ms, entry.end_ms))
 
+    def entries(self) -> list[Scene | Cue]:
+        """Return scenes and alerts in the order of their beginnings, a scene before its alert."""
+        found: list[Scene | Cue] = [*self.scenes, *self.alerts]
+        return sorted(found, key=lambda entry: entry.start_ms)
+
+    def told_hours(self) -> list[Hour]:
+        """Sum up each hour of this camera."""
+        return hours_told(self.scenes, self.alerts, self.started)
+
+    def told(self) -> str:
+        """Say in a line from when to when something was seen, and how much."""
+        if not (self.scenes or self.alerts):
+            return "no captions"
+        start_ms = self.entries()[0].start_ms
+        first, last = (day(at, self.started) for at in (start_ms, self.end_ms))
+        begun = f"{first} {clock(start_ms, self.started)}".strip()
+        ended = f"{'' if first == last else last} {clock(self.end_ms, self.started)}".strip()
+        severities = Counter(cue.severity or "" for cue in self.alerts)
+        quiet = "" if self.alerts else ", no alerts"
+        return f"{begun} to {ended}: {_counted(len(self.scenes), severities)}{quiet}"
+
     @property
     def end_ms(self) -> int:
         """Where the last scene or alert ends."""
@@ -83,8 +116,10 @@ def write_report(directory: Path, cameras: Sequence[CameraReport]) -> list[Path]
     embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     made = (
         _PAGE.read_text(encoding="utf-8").replace("__DATA__", embedded),
-        "".join(line + "\n" for camera in cameras for line in _markdown(camera)),
-        to_json_line({"cameras": [_for_json(camera) for camera in cameras]}),
+        "\n".join(_markdown(cameras)) + "\n",
+        to_json_line(
+            {"days": _all_days(cameras), "cameras": [_for_json(camera) for camera in cameras]}
+        ),
     )
     paths = [directory / name for name in REPORT_FILES]
     for path, text in zip(paths, made, strict=True):
@@ -99,7 +134,7 @@ def _for_json(camera: CameraReport) -> dict[str, Any]:
         "recording": None if camera.recording is None else str(camera.recording),
         "days": _days(camera),
         "scenes": [scene_json(scene, camera.started) for scene in camera.scenes],
-        "alerts": [_alert(cue) for cue in camera.alerts],
+        "alerts": [_alert(cue, camera) for cue in camera.alerts],
     }
 
 
@@ -107,12 +142,13 @@ def _for_page(camera: CameraReport) -> dict[str, Any]:
     return {
         "camera": camera.camera,
         "recording": None if camera.recording is None else camera.recording.absolute().as_uri(),
+        "told": camera.told(),
         "end_s": camera.end_ms / 1000,
-        "ticks": [clock(camera.end_ms * n // _TICKS, camera.started) for n in range(_TICKS + 1)],
+        "ticks": _ticks(camera),
         "scenes": [
             {
                 **scene_json(scene, camera.started),
-                "clock": camera.span(scene, "\u2013"),
+                **_when(scene, camera),
                 "also": [text for text in scene.shown_ms if text != scene.text][:8],
                 "picture": camera.pictures.get(scene.start_ms),
             }
@@ -120,8 +156,8 @@ def _for_page(camera: CameraReport) -> dict[str, Any]:
         ],
         "alerts": [
             {
-                **_alert(cue),
-                "clock": camera.span(cue, "\u2013"),
+                **_alert(cue, camera),
+                **_when(cue, camera),
                 "sheet": quote(camera.sheets.get(cue.alert_id, "")),
                 "picture": _snapshot(camera.snapshots.get(cue.alert_id)),
             }
@@ -134,60 +170,117 @@ def _snapshot(jpeg: bytes | None) -> str | None:
     return None if jpeg is None else smaller(jpeg)
 
 
-def _alert(cue: Cue) -> dict[str, Any]:
+def _when(entry: Scene | Cue, camera: CameraReport) -> dict[str, Any]:
+    """The times that the page shows: by the clock, and of a recording where in it."""
+    return {
+        "day": day(entry.start_ms, camera.started),
+        "clock": camera.span(entry, "\u2013"),
+        "place": None if camera.recording is None else clock(entry.start_ms),
+    }
+
+
+def _ticks(camera: CameraReport) -> list[str]:
+    """Label the timeline; over days with the day in place of the seconds."""
+    at_ms = [camera.end_ms * n // _TICKS for n in range(_TICKS + 1)]
+    if camera.started is None or camera.end_ms <= _DAY_MS:
+        return [clock(at, camera.started) for at in at_ms]
+    return [moment(at, camera.started).strftime("%m-%d %H:%M") for at in at_ms]
+
+
+def _alert(cue: Cue, camera: CameraReport) -> dict[str, Any]:
+    at = None if camera.started is None else utc_text(moment(cue.start_ms, camera.started))
     return {
         "start_s": cue.start_ms / 1000,
         "end_s": cue.end_ms / 1000,
+        "time": at,
+        "alert_id": cue.alert_id,
+        "rule": cue.rule,
         "severity": cue.severity,
         "text": cue.text,
+        "sheet": camera.sheets.get(cue.alert_id),
     }
 
 
 def _days(camera: CameraReport) -> list[dict[str, Any]]:
-    told = hours_told(camera.scenes, camera.alerts, camera.started)
     return [
-        {
-            "day": day,
-            "hours": [
-                {
-                    "hour": hour.hour,
-                    "scenes": hour.scenes,
-                    "mostly": hour.mostly,
-                    "alerts": dict(hour.alerts),
-                }
-                for hour in group
-            ],
-        }
-        for day, group in groupby(told, lambda hour: hour.day)
+        {"day": name, "hours": [{"hour": hour.hour, **_hour(hour)} for hour in group]}
+        for name, group in groupby(camera.told_hours(), lambda hour: hour.day)
     ]
 
 
-def _markdown(camera: CameraReport) -> Iterator[str]:
-    yield f"# {_plain(camera.camera)}\n"
-    for cue in camera.alerts:
-        yield f"- **{clock(cue.start_ms, camera.started)} {_plain(cue.text)}**"
-    begun = {(day, hour): found for day, hour, found in hours(camera.scenes, camera.started)}
-    told = hours_told(camera.scenes, camera.alerts, camera.started)
-    for day, group in groupby(told, lambda hour: hour.day):
-        if day:
-            yield f"\n## {day}"
+def _hour(hour: Hour) -> dict[str, Any]:
+    return {"scenes": hour.scenes, "mostly": hour.mostly, "alerts": dict(hour.alerts)}
+
+
+def _together(cameras: Sequence[CameraReport]) -> list[tuple[Hour, CameraReport]]:
+    """The hours of all cameras, in order."""
+    each = [(hour, camera) for camera in cameras for hour in camera.told_hours()]
+    return sorted(each, key=lambda pair: (pair[0].day, pair[0].hour))
+
+
+def _all_days(cameras: Sequence[CameraReport]) -> list[dict[str, Any]]:
+    """The whole by day and hour, and in each hour by camera."""
+    days: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for hour, camera in _together(cameras):
+        told = {"camera": camera.camera, **_hour(hour)}
+        days.setdefault(hour.day, {}).setdefault(hour.hour, []).append(told)
+    return [
+        {"day": name, "hours": [{"hour": hour, "cameras": told} for hour, told in of_day.items()]}
+        for name, of_day in days.items()
+    ]
+
+
+def _markdown(cameras: Sequence[CameraReport]) -> Iterator[str]:
+    yield "# Watchword report\n"
+    for camera in cameras:
+        yield f"- {_plain(camera.camera)}: {camera.told()}"
+    if len(cameras) > 1:
+        yield "\n## Hour by hour"
+        for name, group in groupby(_together(cameras), lambda pair: pair[0].day):
+            yield f"\n### {name or 'without a clock'}\n"
+            for hour, camera in group:
+                yield f"- {hour.hour} {_plain(camera.camera)}: {_told(hour)}"
+    for camera in cameras:
+        yield from _camera_markdown(camera)
+
+
+def _camera_markdown(camera: CameraReport) -> Iterator[str]:
+    yield f"\n## {_plain(camera.camera)}\n"
+    yield camera.told()
+    begun = {(name, hour): found for name, hour, found in hours(camera.entries(), camera.started)}
+    for name, group in groupby(camera.told_hours(), lambda hour: hour.day):
+        if name:
+            yield f"\n### {name}"
         for hour in group:
-            yield f"\n### {hour.hour}\n"
-            yield _told(hour) + "\n"
-            for scene in begun.get((day, hour.hour), ()):
-                yield f"- {camera.span(scene)} {_plain(scene.text)}"
-    yield ""
+            yield f"\n#### {hour.hour}\n\n{_told(hour)}\n"
+            yield from (_entry(entry, camera) for entry in begun.get((name, hour.hour), ()))
+
+
+def _entry(entry: Scene | Cue, camera: CameraReport) -> str:
+    said = f"{camera.span(entry)} {_plain(entry.text)}"
+    if isinstance(entry, Scene):
+        return f"- {said}"
+    sheet = camera.sheets.get(entry.alert_id)
+    return f"- **{said}**" + (f" ([contact sheet]({quote(sheet)}))" if sheet else "")
 
 
 def _told(hour: Hour) -> str:
     """One hour in a sentence."""
-    counted = [f"{hour.scenes} scene{'' if hour.scenes == 1 else 's'}"]
-    if hour.alerts:
-        total = sum(hour.alerts.values())
-        each = ", ".join(f"{count} {severity}" for severity, count in hour.alerts.items())
-        counted.append(f"{total} alert{'' if total == 1 else 's'} ({each})")
     mostly = f"; mostly: {_plain(hour.mostly)}" if hour.mostly else ""
-    return ", ".join(counted) + mostly
+    return _counted(hour.scenes, hour.alerts) + mostly
+
+
+def _counted(scenes_seen: int, alerts: Mapping[str, int]) -> str:
+    """Say how many scenes, and how many alerts of which severity."""
+    counted = [_number(scenes_seen, "scene")] if scenes_seen else []
+    if alerts:
+        each = ", ".join(f"{count} {severity}" for severity, count in alerts.items())
+        counted.append(f"{_number(sum(alerts.values()), 'alert')} ({each})")
+    return ", ".join(counted)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

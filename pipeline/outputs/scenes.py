@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
 
 from pipeline.outputs.cues import LONGEST_CUE_MS, Cue
 from pipeline.outputs.lines import utc_text
 from pipeline.outputs.meaning import content_lemmas, says_the_same
 
-__all__ = ["Hour", "Scene", "clock", "hours", "hours_told", "scene_json", "scenes"]
+__all__ = [
+    "Hour",
+    "Scene",
+    "clock",
+    "day",
+    "hours",
+    "hours_told",
+    "moment",
+    "scene_json",
+    "scenes",
+]
 
 _HOUR_MS = 3_600_000
 _COMMON = 1 / 3
@@ -43,6 +53,9 @@ class Scene:
         return near and _alike(self.text, cue.text)
 
 
+EntryT = TypeVar("EntryT", bound="Scene | Cue")
+
+
 def scenes(cues: Sequence[Cue]) -> list[Scene]:
     """Gather one camera's caption cues, in order, into scenes.
 
@@ -59,24 +72,24 @@ def scenes(cues: Sequence[Cue]) -> list[Scene]:
 
 
 def hours(
-    found: Sequence[Scene], started: datetime | None
-) -> Iterator[tuple[str, str, list[Scene]]]:
-    """Yield day, hour and the scenes that begin in it; without a clock the day is empty.
+    found: Sequence[EntryT], started: datetime | None
+) -> Iterator[tuple[str, str, list[EntryT]]]:
+    """Yield day, hour and what begins in it; without a clock the day is empty.
 
     Args:
-        found: Scenes in order.
+        found: Scenes and alerts in order.
         started: The aware time of media time zero, where it is known.
 
     """
     current: tuple[str, str] | None = None
-    group: list[Scene] = []
-    for scene in found:
-        key = _day_and_hour(scene.start_ms, started)
+    group: list[EntryT] = []
+    for entry in found:
+        key = _day_and_hour(entry.start_ms, started)
         if current is not None and key != current:
             yield (*current, group)
             group = []
         current = key
-        group.append(scene)
+        group.append(entry)
     if current is not None:
         yield (*current, group)
 
@@ -138,19 +151,29 @@ def _past_the_hour_ms(moment: datetime) -> int:
 
 def scene_json(scene: Scene, started: datetime | None) -> dict[str, Any]:
     """Make a JSON object of a scene; ``time`` is None without a clock."""
-    moment = None if started is None else started + timedelta(milliseconds=scene.start_ms)
     return {
         "start_s": scene.start_ms / 1000,
         "end_s": scene.end_ms / 1000,
-        "time": None if moment is None else utc_text(moment),
+        "time": None if started is None else utc_text(moment(scene.start_ms, started)),
         "text": scene.text,
     }
+
+
+def moment(at_ms: int, started: datetime) -> datetime:
+    """When media time ``at_ms`` was, in the zone of ``started`` as its clocks then stood."""
+    elapsed = timedelta(milliseconds=at_ms)
+    return (started.astimezone(timezone.utc) + elapsed).astimezone(started.tzinfo)
+
+
+def day(at_ms: int, started: datetime | None = None) -> str:
+    """Write the day of a time, as in 2026-11-23; empty where no clock is known."""
+    return "" if started is None else moment(at_ms, started).strftime("%Y-%m-%d")
 
 
 def clock(at_ms: int, started: datetime | None = None) -> str:
     """Write a time as people read it: by the wall clock if it is known, else from the beginning."""
     if started is not None:
-        return (started + timedelta(milliseconds=at_ms)).strftime("%H:%M:%S")
+        return moment(at_ms, started).strftime("%H:%M:%S")
     minutes, seconds = divmod(at_ms // 1000, 60)
     if minutes < 60:
         return f"{minutes:02d}:{seconds:02d}"
@@ -173,5 +196,4 @@ def _alike(first: str, second: str) -> bool:
 def _day_and_hour(at_ms: int, started: datetime | None) -> tuple[str, str]:
     if started is None:
         return "", f"hour {at_ms // _HOUR_MS + 1}"
-    moment = started + timedelta(milliseconds=at_ms)
-    return moment.strftime("%Y-%m-%d"), moment.strftime("%H:00")
+    return day(at_ms, started), moment(at_ms, started).strftime("%H:00")

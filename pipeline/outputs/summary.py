@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.outputs.lines import rounded
+
 __all__ = ["CameraSummary", "RunSummary"]
 
 
@@ -66,7 +68,7 @@ class CameraSummary:
                 "dropped": dict(sorted(self.windows_dropped.items())),
                 "failed": dict(sorted(self.windows_failed.items())),
             },
-            "media_s": self.media_s,
+            "media_s": rounded(self.media_s),
             "error": self.error,
         }
 

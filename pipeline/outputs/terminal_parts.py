@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group
@@ -37,6 +39,8 @@ _SEVERITY_STYLE = {
     "warning": "bold yellow",
     "info": "bold cyan",
 }
+_MOST_FILES = 24
+_DOUBLE = frozenset({".events", ".coco"})
 _STATE_STYLE = {"ALERT": "bold red", "offline": "red", "blind": "yellow", "ended": "dim"}
 
 
@@ -206,8 +210,25 @@ def closing_lines(summary: RunSummary) -> Iterable[Text]:
         yield Text(f"{total} {'alert' if total == 1 else 'alerts'}: {rules}", style="bold")
     else:
         yield Text("no alerts")
-    for path in summary.files:
-        yield Text(f"  {printable(str(path))}", style="cyan")
+    for line in _files_told(summary.files):
+        yield Text(f"  {printable(line)}", style="cyan")
+
+
+def _files_told(files: Sequence[Path]) -> Iterable[str]:
+    """Name each file; of a folder of recordings only how many there are of each kind."""
+    if len(files) <= _MOST_FILES:
+        return map(str, files)
+    kinds = Counter(_kind(path) for path in files)
+    return (str(kind) if count == 1 else f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _kind(path: Path) -> Path:
+    """``out/*.vtt`` for ``out/gate.vtt``; a report's page stays what it is."""
+    if path.stem == "report":
+        return path
+    ends = path.suffixes[-2:]
+    whole = ends[-1:] if len(ends) == 2 and ends[0] not in _DOUBLE else ends
+    return path.with_name("*" + "".join(whole))
 
 
 def progress_text(
