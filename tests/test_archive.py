@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import run_stream
-from pipeline.messages import Caption, FrameStamp
+from pipeline.errors import WrongUse
+from pipeline.messages import Alternative, Caption, Concept, FrameStamp, Region, Word
+from pipeline.outputs.lines import caption_line, to_json_line
 from pipeline.store import Archive, SearchQuery, Store, StoreError
 from pipeline.store.archive import fts_query
+from pipeline.store.evidence import packed_evidence, with_evidence
 
 START = datetime(2026, 1, 2, tzinfo=timezone.utc)
 TEXTS = {
@@ -114,6 +118,127 @@ def test_what_is_no_store_is_refused(tmp_path: Path):
     (tmp_path / "text").write_text("no database at all, but a text of some length\n" * 50)
     with pytest.raises(StoreError, match="cannot be searched"):
         Archive(tmp_path / "text")
+
+
+words = st.text(st.characters(codec=None), max_size=9)
+shares = st.integers(0, 10**6).map(lambda millionths: millionths / 10**6)
+regions = st.none() | st.builds(Region, shares, shares, shares, shares)
+
+
+@given(
+    st.lists(st.tuples(words, shares), max_size=4),
+    st.lists(st.tuples(words, shares), max_size=3),
+    st.dictionaries(words, st.builds(Concept, shares, regions), max_size=3),
+    st.dictionaries(words, shares, max_size=2),
+    st.booleans(),
+)
+def test_evidence_comes_back_as_it_was(
+    said: list[tuple[str, float]],
+    beams: list[tuple[str, float]],
+    concepts: dict[str, Concept],
+    scores: dict[str, float],
+    finished: bool,
+):
+    caption = Caption(
+        FrameStamp("gate", 1, START, 2, 3.0), "a fire", -1.5,
+        tuple(Word(*word) for word in said), tuple(Alternative(*beam) for beam in beams),
+        "m-0123", concepts, scores, finished,
+    )  # fmt: skip
+    bare = Caption(caption.stamp, caption.text, caption.log_probability)
+    assert with_evidence(bare, packed_evidence(caption)) == caption
+
+
+def smoke(n: int, probability: float, camera: str = "gate") -> Caption:
+    """A caption that says nothing of a fire, of which the model may be sure all the same."""
+    stamp = FrameStamp(camera, n, START + timedelta(seconds=n), 0, float(n))
+    concepts = {"fire": Concept(probability, Region(0.1, 0.2, 0.3, 0.4))}
+    return Caption(stamp, "a yard", -2.0, (Word("yard", 0.5),), (), "m-0123", concepts)
+
+
+RULES = """
+rules:
+  - name: burning
+    severity: critical
+    keywords: [fire]
+    evidence: {or_concepts: {fire: 0.5}}
+"""
+
+
+def invoked(*arguments: object) -> Any:
+    return CliRunner().invoke(run_stream.app, list(map(str, arguments)))
+
+
+def test_rules_test_reads_the_store_as_it_reads_the_jsonl(tmp_path: Path):
+    captions = [smoke(n, 0.9 if n in (3, 4) else 0.1) for n in range(9)]
+    lines = [to_json_line(caption_line(each)) for each in captions]
+    (tmp_path / "gate.jsonl").write_text("".join(lines))
+    (tmp_path / "rules.yaml").write_text(RULES)
+    store = Store(tmp_path / "watchword.sqlite3")
+    store.record(captions=[*captions, smoke(3, 0.9, "yard")])
+    store.close()
+
+    def replayed(file: Path, *more: str) -> list[Any]:
+        rules = ("--rules", tmp_path / "rules.yaml")
+        done = invoked("rules", "test", "--captions", file, *rules, *more)
+        assert done.exit_code == 0
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    expected = replayed(tmp_path / "gate.jsonl")
+    assert [event["data"]["rule"] for event in expected][:1] == ["burning"]
+    assert replayed(tmp_path, "--camera", "gate") == expected, "the folder that holds the store"
+    store_file = tmp_path / "watchword.sqlite3"
+    assert replayed(store_file, "--camera", "ga*", "--from", "2026-01-02") == expected
+    assert len(replayed(store_file)) > len(expected), "the other camera's too"
+    for file in (store_file, tmp_path / "gate.jsonl"):
+        assert replayed(file, "--from", "2026-01-03T00:00:00Z") == []
+        assert replayed(file, "--camera", "door") == []
+
+
+def test_a_recording_that_is_watched_again_is_found_as_it_is_told_now(tmp_path: Path):
+    path, stamp = tmp_path / "s.sqlite3", FrameStamp("zoo", 0, START, 0, 0.0)
+    store = Store(path)
+    for text in ("a zebra runs", "a striped horse runs", "a striped horse runs"):
+        store.record(captions=[Caption(stamp, text, -1.0, model=text[2:7])])
+    store.close()
+    assert texts(path, "zebra") == set()
+    assert texts(path, "horse") == {"a striped horse runs"}
+    archive = Archive(path)
+    assert [each.model for each in archive.captions()] == ["strip"]
+    archive.close()
+
+
+def test_a_store_is_given_by_its_folder_too_and_tells_times_of_the_recorders_clock(
+    tmp_path: Path,
+):
+    store = Store(tmp_path / "watchword.sqlite3")
+    zone = "Asia/Tokyo"  # nine hours ahead, and no summer time
+    store.record(captions=[smoke(0, 0.1), smoke(0, 0.1, "yard")], state={"zone:gate": zone})
+    store.close()
+    searched = ("search", "yard", "--store", tmp_path, "--camera", "gate")
+    assert "2026-01-02 09:00:00  gate" in invoked(*searched).output
+    assert "gate" in invoked(*searched, "--from", "2026-01-02 09:00").output
+    assert "nothing in" in invoked(*searched, "--from", "2026-01-02 09:01").output
+    told = json.loads(invoked(*searched, "--json").stdout)
+    assert told["time"] == "2026-01-02T00:00:00.000000Z"
+    archive = Archive(tmp_path / "watchword.sqlite3")
+    assert (archive.time_zone("gate"), archive.time_zone("*")) == (zone, None), "not one for all"
+    archive.close()
+
+
+def test_without_a_screen_nothing_is_played_and_the_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/false")
+    (tmp_path / "gate.mp4").touch()
+    store = Store(tmp_path / "watchword.sqlite3")
+    store.record(captions=[smoke(9, 0.1)], state={"recording:gate": str(tmp_path / "gate.mp4")})
+    store.close()
+    done = invoked("search", "yard", "--store", tmp_path, "--play")
+    assert isinstance(done.exception, WrongUse)
+    assert "no screen" in str(done.exception) and "at 7.0 s" in str(done.exception)
 
 
 def test_quotes_cannot_leave_their_string():

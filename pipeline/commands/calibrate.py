@@ -12,14 +12,17 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.common import SHIPPED_RULES, WrongUse
-from pipeline.rules import load_rules, read_captions
+from pipeline.commands.stored import stored_captions
+from pipeline.rules import load_rules
 from pipeline.rules.calibration import Point, Threshold, calibrate, chosen, read_labels
 
 __all__ = ["calibrate_command"]
 
 
 def calibrate_command(  # noqa: PLR0913 - one parameter an option
-    captions: Annotated[Path, typer.Option(help="Captions with their evidence, JSONL.")],
+    captions: Annotated[
+        Path, typer.Option(help="Captions with evidence: JSONL, or a run's store.")
+    ],
     labels: Annotated[Path, typer.Option(help="What happened when, JSONL (docs/rules.md).")],
     rule: Annotated[str, typer.Option(help="The rule's name.")],
     threshold: Annotated[
@@ -35,7 +38,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     Example: watchword rules calibrate --captions out/gate.jsonl --labels labels.jsonl --rule fight
     """
     points = calibrate(
-        read_captions(captions),
+        stored_captions(captions),
         read_labels(labels),
         load_rules(rules or SHIPPED_RULES),
         rule,

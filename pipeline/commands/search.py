@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import shutil
 import subprocess
 import sys
@@ -11,15 +12,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from pipeline.commands.common import ExitCode, WrongUse
+from pipeline.commands.stored import bounds, store_file
 from pipeline.config import Config
-from pipeline.moments import parse_moment
-from pipeline.outputs.lines import to_json_line, utc_moment
+from pipeline.outputs.lines import to_json_line, utc_moment, utc_text
 from pipeline.store import Archive, Found, SearchQuery
 
 __all__ = ["search"]
@@ -33,7 +35,9 @@ _ROUNDING = timedelta(milliseconds=1)
 
 def search(  # noqa: PLR0913 - one parameter an option
     query: Annotated[str, typer.Argument(help='Words, "a phrase", motor*, fire OR smoke, -dog.')],
-    store: Annotated[Path, typer.Option(help="The store file of a run.")] = _STORE,
+    store: Annotated[
+        Path, typer.Option(help="The output folder of a run, or its store file.")
+    ] = _STORE,
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
     since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
@@ -45,39 +49,37 @@ def search(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Search what cameras and recordings showed, best first.
 
-    Example: watchword search "person lying" --camera "lobby*" --from 1d --play
+    Examples: watchword search "person lying" --camera "lobby*" --from 1d --play
+
+    watchword search '"red car" -parked' --store out --from "2026-11-23 06:00" --json
     """
-    if not store.is_file():
-        raise WrongUse(f"{store}: no store there; give the --store of a run, or run one first")
-    archive = Archive(store)
-    try:
-        found = archive.search(
-            SearchQuery(
-                query,
-                camera,
-                None if since is None else parse_moment(since),
-                None if until is None else parse_moment(until),
-                limit,
-            )
+    file = store_file(store)
+    if not file.is_file():
+        raise WrongUse(
+            f"{file}: no store there; give a run's --output as --store, or run one first"
         )
+    archive = Archive(file)
+    try:
+        zone = archive.time_zone(camera)
+        found = archive.search(SearchQuery(query, camera, *bounds(since, until, zone), limit))
         report = archive.report(found[0].camera) if found and play else None
     finally:
         archive.close()
     for each in found:
-        _print(each, json)
+        _print(each, None if zone is None else ZoneInfo(zone), json)
     if not found:
-        sys.stderr.write(f"nothing in {store} matches\n")
+        sys.stderr.write(f"nothing in {file} matches\n")
     elif play:
         raise typer.Exit(_play(found[0], report))
 
 
-def _print(found: Found, as_json: bool) -> None:
+def _print(found: Found, zone: ZoneInfo | None, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(
             to_json_line(
                 {
                     "camera": found.camera,
-                    "time": found.time.isoformat(),
+                    "time": utc_text(found.time),
                     "media_time_s": found.media_time_s,
                     "text": found.text,
                     "snippet": found.snippet,
@@ -86,7 +88,7 @@ def _print(found: Found, as_json: bool) -> None:
             )
         )
         return
-    when = found.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    when = found.time.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
     at = "" if found.media_time_s is None else f"{_clock(found.media_time_s)} "
     line = Text(f"{when}  {found.camera}  {at}")
     for index, part in enumerate(found.snippet.replace("]", "[").split("[")):
@@ -114,13 +116,21 @@ def _play(found: Found, report: Path | None) -> ExitCode:
     if not found.recording.is_file():
         raise WrongUse(f"{found.recording} is not there any more")
     start_s = max(0.0, found.media_time_s - _BEFORE_S)
-    player = shutil.which("ffplay")
+    player, place = shutil.which("ffplay"), f"open {found.recording} at {start_s:.1f} s"
     if player is None:
-        raise WrongUse(f"ffplay is not installed; open {found.recording} at {start_s:.1f} s")
+        raise WrongUse(f"ffplay is not installed; {place}")
+    if not _has_screen():
+        raise WrongUse(f"there is no screen to play on; {place} on a machine that has one")
     command = [player, "-loglevel", "error", "-ss", f"{start_s:.2f}", str(found.recording)]
     return (
         ExitCode.DONE if subprocess.run(command, check=False).returncode == 0 else ExitCode.FAILED
     )
+
+
+def _has_screen() -> bool:
+    """Whether a window can open: without one ffplay would play unseen and never end."""
+    servers = ("DISPLAY", "WAYLAND_DISPLAY")
+    return not sys.platform.startswith("linux") or any(map(os.environ.get, servers))
 
 
 def _tells_of(report: Path, found: Found) -> bool:

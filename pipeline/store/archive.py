@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import WrongUse
+from pipeline.messages import Caption, FrameStamp
+from pipeline.store.evidence import with_evidence
 from pipeline.store.store import StoreError
 
 __all__ = ["Archive", "Found", "SearchQuery", "fts_query"]
@@ -95,7 +97,7 @@ class Archive:
             WrongUse: The query's text says nothing to look for.
 
         """
-        cameras = [name for name in self.cameras() if fnmatchcase(name, query.camera)]
+        cameras = self._named(query.camera)
         if not cameras:
             return []
         condition, values = _filters(query, cameras)
@@ -149,12 +151,48 @@ class Archive:
         """Return the HTML report that last told of a camera, if one was written."""
         return self._path(f"report:{camera}")
 
+    def time_zone(self, camera: str = "*") -> str | None:
+        """Name the time zone in which all cameras of that name or glob were run.
+
+        None where that is this machine's, or not one for all.
+        """
+        zones = {self._state(f"zone:{name}") for name in self._named(camera)}
+        return zones.pop() if len(zones) == 1 else None
+
+    def captions(
+        self, camera: str = "*", since: datetime | None = None, until: datetime | None = None
+    ) -> Iterator[Caption]:
+        """Yield captions with their evidence, in the order of their times.
+
+        What a version without evidence has archived comes without. Args are as of
+        :class:`SearchQuery`.
+        """
+        condition, values = _filters(SearchQuery("", camera, since, until), self._named(camera))
+        with self._explained():
+            rows = self._connection.execute(
+                "SELECT camera, sequence, time, media_time_s, text, log_probability, packed"
+                " FROM caption LEFT JOIN caption_evidence USING (id)"
+                f" WHERE true {condition} ORDER BY time, caption.id",
+                values,
+            )
+            for *row, packed in rows:
+                said = _caption(*row)
+                yield said if packed is None else with_evidence(said, packed)
+
+    def _named(self, camera: str) -> list[str]:
+        return [name for name in self.cameras() if fnmatchcase(name, camera)]
+
     def _path(self, name: str) -> Path | None:
+        found = self._state(name)
+        return None if found is None else Path(found)
+
+    def _state(self, name: str) -> str | None:
         with self._explained():
             row = self._connection.execute(
                 "SELECT value FROM state WHERE name = ?", (name,)
             ).fetchone()
-        return None if row is None else Path(json.loads(row[0]))
+        found: str | None = None if row is None else json.loads(row[0])
+        return found
 
     def _found(self, row: tuple[Any, ...]) -> Found:
         camera, time, media_time_s, text, snippet = row
@@ -210,10 +248,18 @@ def _quoted(phrase: str | None, word: str | None) -> str | None:
     return f'"{inner}"*' if prefix else f'"{inner}"'
 
 
+def _caption(
+    camera: str, sequence: int, time: str, media_s: float | None, text: str, log_probability: float
+) -> Caption:
+    moment = datetime.fromisoformat(time)
+    stamp = FrameStamp(camera, sequence, moment, round(moment.timestamp() * 1e9), media_s)
+    return Caption(stamp, text, log_probability)
+
+
 def _filters(query: SearchQuery, cameras: list[str]) -> tuple[str, list[str]]:
     conditions, values = [], []
     if query.camera != "*":
-        conditions.append(f"AND caption.camera IN ({', '.join('?' * len(cameras))})")
+        conditions.append(f"AND camera IN ({', '.join('?' * len(cameras))})")
         values += cameras
     for bound, sign in ((query.since, ">="), (query.until, "<=")):
         if bound is not None:

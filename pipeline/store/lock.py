@@ -31,7 +31,9 @@ def exclusive(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("ab")
     except OSError as error:
-        raise StoreError(f"store {path}: cannot be locked: {error.strerror}") from None
+        raise StoreError(
+            f"store {path}: cannot be written: {error.strerror}; choose another --output"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,7 +63,20 @@ INSERT INTO state SELECT 'rules:' || key, value
     WHERE json_extract(value, '$.last.position_s') IS NULL;
 DELETE FROM state WHERE name = 'rules';
 """
-_STEPS = (_FIRST, _SINKS, _STATE_BY_CAMERA)
+# What rules ask of a caption beside its words; in a table of its own, so that searches read as few
+# pages as before. A recording watched again, by another model, say, gives its captions anew.
+_EVIDENCE = """
+CREATE TABLE caption_evidence (id INTEGER PRIMARY KEY, packed BLOB NOT NULL);
+CREATE TRIGGER caption_evidence_removed AFTER DELETE ON caption BEGIN
+    DELETE FROM caption_evidence WHERE id = old.id;
+END;
+CREATE TRIGGER caption_changed AFTER UPDATE OF text ON caption
+WHEN old.text IS NOT new.text BEGIN
+    INSERT INTO caption_text (caption_text, rowid, text) VALUES ('delete', old.id, old.text);
+    INSERT INTO caption_text (rowid, text) VALUES (new.id, new.text);
+END;
+"""
+_STEPS = (_FIRST, _SINKS, _STATE_BY_CAMERA, _EVIDENCE)
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.messages import Caption
+from pipeline.store.evidence import packed_evidence
 from pipeline.store.reserve import Reserve
 from pipeline.store.retention import Retention, prune
 from pipeline.store.schema import migrate
@@ -122,7 +123,8 @@ class Store:
         Each event gets its number as ``data.seq``. An id that still waits is left as it is, so
         a replay after a kill adds nothing. One that was published waits again, as it now is and
         under its old number: the same recording may be run into another Redis, and one that
-        knows the id ignores it (unless the store was opened not to ``republish``). On a full disk
+        knows the id ignores it (unless the store was opened not to ``republish``). A caption of the
+        same frame is replaced: a recording may be watched again with another model. On a full disk
         the reserve is given up and captions are left out.
 
         Returns:
@@ -250,14 +252,28 @@ class Store:
                 self._connection.execute(
                     "INSERT OR REPLACE INTO state VALUES (?, ?)", (name, json.dumps(value))
                 )
-            archived_at = self._clock().isoformat()
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO caption"
-                " (camera, sequence, time, media_time_s, text, log_probability, archived_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*_caption_row(caption), archived_at) for caption in captions],
-            )
+            self._archive(captions)
         return numbers
+
+    def _archive(self, captions: Iterable[Caption]) -> None:
+        """Keep captions; one that is there already becomes what this run says."""
+        archived_at = self._clock().isoformat()
+        for caption in captions:
+            row = _caption_row(caption)
+            self._connection.execute(
+                "INSERT INTO caption"
+                " (camera, sequence, time, media_time_s, text, log_probability, archived_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (camera, time, sequence) DO UPDATE SET"
+                " text = excluded.text, log_probability = excluded.log_probability,"
+                " archived_at = excluded.archived_at",
+                (*row, archived_at),
+            )
+            camera, sequence, time, *_ = row
+            self._connection.execute(
+                "INSERT OR REPLACE INTO caption_evidence SELECT id, ? FROM caption"
+                " WHERE camera = ? AND time = ? AND sequence = ?",
+                (packed_evidence(caption), camera, time, sequence),
+            )
 
     @contextlib.contextmanager
     def _transaction(self, synchronous: str) -> Iterator[None]:
