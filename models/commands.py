@@ -27,7 +27,13 @@ _SHORT = 8
 _AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 app = typer.Typer(
-    help="Encoders, decoders, checkpoints and their cards; an audit of words.", no_args_is_help=True
+    help="""Encoders, decoders, checkpoints and their cards; an audit of words.
+
+Examples: watchword models list
+
+watchword models show default
+""",
+    no_args_is_help=True,
 )
 
 

@@ -73,6 +73,10 @@ def test_wrong_files_and_options_are_refused_before_anything_starts(tmp_path: Pa
         (["--config", config], "config.yaml:2: unknown key 'capture.analysis_fsp'; did you mean"),
         (["--config", tmp_path / "none.yaml"], "no such file"),
         (["--format", "vtt,doc"], "format"),
+        (["--output", rules], "there is a file of that name; choose another --output"),
+        (["--output", rules / "out"], "part of the path is a file; choose another --output"),
+        (["--start-time", "soon"], "--start-time: 'soon' is not a time"),
+        (["--time-zone", "Mars/Base"], "unknown time zone 'Mars/Base'; names look like Europe"),
         (["--redis-url", f"http://x:{PASSWORD}@y"], "redis://"),
     )
     for arguments, said in arguments_and_what_is_said:

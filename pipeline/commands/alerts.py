@@ -25,7 +25,13 @@ from pipeline.outputs.lines import printable
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Look at alerts and answer them; subscribers hear of it.", no_args_is_help=True
+    help="""Look at alerts and answer them; subscribers hear of it.
+
+Examples: watchword alerts list --status open
+
+watchword alerts ack 3f2a --note 'on my way'
+""",
+    no_args_is_help=True,
 )
 
 ResultT = TypeVar("ResultT")
