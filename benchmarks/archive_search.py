@@ -24,6 +24,8 @@ from pipeline.messages import Caption, FrameStamp
 from pipeline.store import Archive, SearchQuery, Store
 
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+_LIMIT = 400
+"""As many captions as the command looks up for its twenty moments."""
 _CAMERAS, _PER_SECOND, _AT_ONCE = 32, 8, 5000
 _WORDS = (
     "man", "a man", "the", "dog", "fire", "fire OR flames", "motor*", "child*", '"red shirt"',
@@ -99,10 +101,11 @@ def _search_all(path: Path, rounds: int, count: int) -> list[float]:
 def _queries(count: int) -> Iterator[SearchQuery]:
     middle = _START + timedelta(seconds=count / _PER_SECOND / 2)
     for text in _WORDS:
-        yield SearchQuery(text)
-        yield SearchQuery(text, camera="cam-3")
-        yield SearchQuery(text, camera="cam-1*")
-        yield SearchQuery(text, since=middle, until=middle + timedelta(hours=2))
+        yield SearchQuery(text, limit=_LIMIT)
+        yield SearchQuery(text, camera="cam-3", limit=_LIMIT)
+        yield SearchQuery(text, camera="cam-1*", limit=_LIMIT)
+        two_hours = middle + timedelta(hours=2)
+        yield SearchQuery(text, since=middle, until=two_hours, limit=_LIMIT)
 
 
 if __name__ == "__main__":

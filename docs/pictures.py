@@ -1,8 +1,9 @@
 """Make the pictures of README anew: ``python docs/pictures.py [--videos FOLDER]``.
 
-``demo.svg`` is what ``make demo`` prints; ``report.png`` the report of a run over
-``people_one_by_one.mp4`` (Intel IoT sample videos, CC BY 4.0) in that folder, as Chromium shows it.
-To be done after new weights, so that the pictures show what the program says now.
+``demo.svg`` is what ``make demo`` prints; ``report.png`` the report of a run over two recordings in that
+folder, as Chromium shows it: ``house_fire.mp4`` (FURG fire data set, CC0) and ``car_park_entry.mp4``
+(Intel IoT sample videos, CC BY 4.0). To be done after new weights, so that the pictures show what the
+program says now.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from rich.text import Text
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 VIDEOS = ROOT.parent / "shared" / "data" / "videos"
-RECORDING = "people_one_by_one.mp4"
+RECORDINGS = {"yard": ("house_fire.mp4", "06-12-00"), "car-park": ("car_park_entry.mp4", "06-10-00")}
+"""By the camera's name: the file, and when on a day in November it is said to have begun."""
 _WIDTH, _WINDOW = 112, "1280,900"
 _LISTS, _SHOWN = ("  output/", "20"), 3
 """How lines of files and of events begin, and how many of them are shown."""
@@ -54,14 +56,17 @@ def _shortened(lines: list[str]) -> Iterator[str]:
 
 
 def picture_report(file: Path, videos: Path) -> None:
-    """Run over the recording, and take a picture of the report."""
+    """Run over the recordings, and take a picture of the report."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if browser is None:
         raise SystemExit("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        recording = Path(folder) / "room_2026-11-23_06-12-00.mp4"
-        recording.symlink_to(videos / RECORDING)
-        _run("run", f"room={recording}", "--output", folder, "--format", "report")
+        sources = []
+        for camera, (name, begun) in RECORDINGS.items():
+            recording = Path(folder) / f"{camera}_2026-11-23_{begun}.mp4"
+            recording.symlink_to(videos / name)
+            sources.append(f"{camera}={recording}")
+        _run("run", *sources, "--output", folder, "--format", "report")
         page = (Path(folder) / "report.html").as_uri()
         shot = [
             "--headless",

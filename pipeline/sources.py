@@ -178,9 +178,11 @@ def check_source(source: Source) -> None:
         raise SourceError(f"{source.display}: no such file; check the path")
     if source.kind is SourceKind.FOLDER:
         if path.is_dir() and not images_in(path):
+            inside = any(each.is_dir() for each in path.iterdir())
+            deeper = f"; for those in folders below, '{path / '**' / '*.mp4'}'" if inside else ""
             raise SourceError(
                 f"{source.display}: is a folder without images or videos; give a video file, "
-                "or a folder of videos or of .jpg or .png pictures"
+                f"or a folder of videos or of .jpg or .png pictures{deeper}"
             )
         return
     if not path.is_file():
@@ -208,8 +210,9 @@ def source_bytes(source: Source) -> int | None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """Return the pictures of a folder in the order of their names, hidden ones left out."""
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _network_source(scheme: str, rest: str) -> Source:
@@ -257,15 +260,25 @@ def _expand(body: str) -> list[Source]:
 
 
 def _recordings_in(source: Source) -> list[Source]:
-    """Each video file of a folder that holds no pictures, by name; none where it is no such folder.
+    """Each video file of a folder, by name; none where it is no folder of videos.
 
-    A folder with pictures is one recording made of them.
+    A folder of pictures is one recording made of them.
+
+    Raises:
+        SourceError: It holds both, as where a recorder keeps a picture beside each recording.
+
     """
     folder = Path(source.location)
-    if source.kind is not SourceKind.FOLDER or not folder.is_dir() or images_in(folder):
+    if source.kind is not SourceKind.FOLDER or not folder.is_dir():
         return []
-    names = sorted(each.name for each in folder.iterdir())
+    names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     found = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+    if found and images_in(folder):
+        ending = Path(found[0]).suffix
+        raise SourceError(
+            f"{source.display}: holds videos and pictures; give the videos alone as "
+            f"'{Path(source.display) / f'*{ending}'}', or put the pictures into a folder of their own"
+        )
     return [parse_source(str(Path(source.display) / name)) for name in found]
 
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import run_stream
+from pipeline.commands.found import moments
 from pipeline.errors import WrongUse
 from pipeline.messages import Alternative, Caption, Concept, FrameStamp, Region, Word
 from pipeline.outputs.lines import caption_line, to_json_line
-from pipeline.store import Archive, SearchQuery, Store, StoreError
+from pipeline.store import Archive, Found, SearchQuery, Store, StoreError
 from pipeline.store.archive import fts_query
 from pipeline.store.evidence import packed_evidence, with_evidence
 
@@ -223,6 +224,35 @@ def test_a_store_is_given_by_its_folder_too_and_tells_times_of_the_recorders_clo
     archive = Archive(tmp_path / "watchword.sqlite3")
     assert (archive.time_zone("gate"), archive.time_zone("*")) == (zone, None), "not one for all"
     archive.close()
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 90), st.booleans()), unique=True))
+def test_moments_hold_each_caption_once_and_the_best_stay_first(
+    hits: list[tuple[str, int, bool]],
+):
+    found = [
+        Found(camera, START + timedelta(seconds=at), None, "a red car" if red else "a dog", "", None)
+        for camera, at, red in hits
+    ]
+    joined = moments(found)
+    assert sum(each.captions for each in joined) == len(found)
+    places = [found.index(each.best) for each in joined]
+    assert places == sorted(places) and places[:1] == [0][: len(found)]
+    assert all(each.first <= each.best.time <= each.last for each in joined)
+
+
+def test_a_caption_said_for_long_is_one_moment_and_another_text_or_time_is_not():
+    def at(second: int, text: str = "a red car is parked", camera: str = "gate") -> Found:
+        return Found(camera, START + timedelta(seconds=second), None, text, text, None)
+
+    found = [at(2), at(0), at(1), at(11), at(40), at(3, "two men talk"), at(2, camera="yard")]
+    told = [(each.best.camera, each.captions, each.last - each.first) for each in moments(found)]
+    assert told == [
+        ("gate", 4, timedelta(seconds=11)),
+        ("gate", 1, timedelta(0)),
+        ("gate", 1, timedelta(0)),
+        ("yard", 1, timedelta(0)),
+    ]
 
 
 def test_without_a_screen_nothing_is_played_and_the_place_is_told(

@@ -171,6 +171,17 @@ def test_the_whole_is_told_by_day_and_hour_of_all_cameras(tmp_path: Path) -> Non
     assert lines.index(entry) < lines.index("## yard")
 
 
+def test_an_hour_is_told_by_what_stood_longest_however_it_was_worded() -> None:
+    talk, again = "two men talk at a counter", "two men are talking at the counter"
+    said, lasting_s = [talk, "a red car", again, "a dog runs", "a red car"], [40, 60, 50, 20, 5]
+    ends_s = list(itertools.accumulate(lasting_s))
+    spans = zip(ends_s, lasting_s, said, strict=True)
+    cues = [cue(end_s - lasts_s, end_s, text) for end_s, lasts_s, text in spans]
+    (hour,) = hours_told(scenes(cues), [], None)
+    assert hour.seen(2) == [(again, 90_000), ("a red car", 65_000)]
+    assert (hour.mostly, len(hour.seen(9))) == (again, 3)
+
+
 def test_pictures_are_bounded_and_spread() -> None:
     many = [cue(20 * n, 20 * n + 9, "a dog" if n % 2 else "a car") for n in range(1000)]
     times = CameraReport.of_cues("gate", many, None, None).picture_times()

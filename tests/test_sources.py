@@ -90,8 +90,25 @@ def test_a_folder_of_videos_is_a_recording_each_and_one_with_pictures_is_one(tmp
     ]  # fmt: skip
     with pytest.raises(SourceError, match="gate: one name for 2 recordings"):
         expand_sources([f"gate={recordings}"])
+    (recordings / "._a.mp4").write_bytes(b"\0what macOS leaves on a card")
+    assert expand_sources([str(recordings)]) == found
     (recordings / "still.jpg").write_bytes(b"\0jpeg")
+    with pytest.raises(SourceError, match=r"holds videos and pictures; .*\*\.mp4"):
+        expand_sources([str(recordings)])
+    assert [name for name, _ in expand_sources([f"{recordings}/*.mp4"])] == ["a"]
+    for name in ("b.MKV", "a.mp4"):
+        (recordings / name).unlink()
     assert [source.kind for _, source in expand_sources([str(recordings)])] == [SourceKind.FOLDER]
+
+
+def test_a_folder_of_folders_is_refused_with_the_glob_that_finds_their_videos(tmp_path: Path):
+    day = tmp_path / "2026-11-23"
+    day.mkdir()
+    (day / "a.mp4").write_bytes(b"\0video")
+    with pytest.raises(SourceError, match=r"'([^']*\*\*/\*\.mp4)'$") as refused:
+        expand_sources([str(tmp_path)])
+    pattern = str(refused.value).split("'")[1]
+    assert [name for name, _ in expand_sources([pattern])] == ["a"]
 
 
 @pytest.mark.parametrize(

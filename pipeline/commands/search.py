@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.commands.common import ExitCode, WrongUse
+from pipeline.commands.found import Moment, moments
 from pipeline.commands.stored import bounds, store_file
 from pipeline.config import Config
 from pipeline.outputs.lines import to_json_line, utc_moment, utc_text
@@ -29,6 +30,8 @@ __all__ = ["search"]
 _STORE = Path(Config().store.path)
 _BEFORE_S = 2.0
 """Playing starts a little before the caption, whose window looks back."""
+_CAPTIONS_A_MOMENT, _MOST_CAPTIONS = 20, 10_000
+"""So many captions are looked up for each moment that is asked for, and in all."""
 _ROUNDING = timedelta(milliseconds=1)
 """Reports give times in whole milliseconds."""
 
@@ -41,13 +44,13 @@ def search(  # noqa: PLR0913 - one parameter an option
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
     since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The best so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The best so many moments.")] = 20,
     play: Annotated[
         bool, typer.Option("--play", help="Open the best at its moment: the report, else ffplay.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Search what cameras and recordings showed, best first.
+    """Search what cameras and recordings showed, best first; each moment once.
 
     Examples: watchword search "person lying" --camera "lobby*" --from 1d --play
 
@@ -61,8 +64,10 @@ def search(  # noqa: PLR0913 - one parameter an option
     archive = Archive(file)
     try:
         zone = archive.time_zone(camera)
-        found = archive.search(SearchQuery(query, camera, *bounds(since, until, zone), limit))
-        report = archive.report(found[0].camera) if found and play else None
+        captions = min(_MOST_CAPTIONS, limit * _CAPTIONS_A_MOMENT)
+        wanted = SearchQuery(query, camera, *bounds(since, until, zone), captions)
+        found = moments(archive.search(wanted))[:limit]
+        report = archive.report(found[0].best.camera) if found and play else None
     finally:
         archive.close()
     for each in found:
@@ -70,10 +75,11 @@ def search(  # noqa: PLR0913 - one parameter an option
     if not found:
         sys.stderr.write(f"nothing in {file} matches\n")
     elif play:
-        raise typer.Exit(_play(found[0], report))
+        raise typer.Exit(_play(found[0].best, report))
 
 
-def _print(found: Found, zone: ZoneInfo | None, as_json: bool) -> None:
+def _print(moment: Moment, zone: ZoneInfo | None, as_json: bool) -> None:
+    found = moment.best
     if as_json:
         sys.stdout.write(
             to_json_line(
@@ -84,6 +90,9 @@ def _print(found: Found, zone: ZoneInfo | None, as_json: bool) -> None:
                     "text": found.text,
                     "snippet": found.snippet,
                     "recording": None if found.recording is None else str(found.recording),
+                    "first": utc_text(moment.first),
+                    "last": utc_text(moment.last),
+                    "captions": moment.captions,
                 }
             )
         )
@@ -93,6 +102,11 @@ def _print(found: Found, zone: ZoneInfo | None, as_json: bool) -> None:
     line = Text(f"{when}  {found.camera}  {at}")
     for index, part in enumerate(found.snippet.replace("]", "[").split("[")):
         line.append(part, "bold" if index % 2 else "")
+    if moment.captions > 1:
+        first, last = (
+            at.astimezone(zone).strftime("%H:%M:%S") for at in (moment.first, moment.last)
+        )
+        line.append(f"  ({moment.captions} captions, {first} to {last})", "dim")
     Console(soft_wrap=True).print(line)
 
 

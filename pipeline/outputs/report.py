@@ -36,6 +36,8 @@ MOST_PICTURES = 150
 """Thumbnails a camera; with more scenes only some of them get one, evenly spaced."""
 _TICKS = 4
 """The timeline is labelled at its ends and between."""
+_SEEN = 3
+"""An hour is told by what was seen longest in it."""
 _DAY_MS = 86_400_000
 _PAGE = Path(__file__).with_name("report.html")
 
@@ -209,7 +211,13 @@ def _days(camera: CameraReport) -> list[dict[str, Any]]:
 
 
 def _hour(hour: Hour) -> dict[str, Any]:
-    return {"scenes": hour.scenes, "mostly": hour.mostly, "alerts": dict(hour.alerts)}
+    seen = [{"text": text, "shown_s": shown_ms / 1000} for text, shown_ms in hour.seen(_SEEN)]
+    return {
+        "scenes": hour.scenes,
+        "mostly": hour.mostly,
+        "seen": seen,
+        "alerts": dict(hour.alerts),
+    }
 
 
 def _together(cameras: Sequence[CameraReport]) -> list[tuple[Hour, CameraReport]]:
@@ -266,8 +274,14 @@ def _entry(entry: Scene | Cue, camera: CameraReport) -> str:
 
 def _told(hour: Hour) -> str:
     """One hour in a sentence."""
-    mostly = f"; mostly: {_plain(hour.mostly)}" if hour.mostly else ""
-    return _counted(hour.scenes, hour.alerts) + mostly
+    seen = [f"{_plain(text)} ({_lasting(shown_ms)})" for text, shown_ms in hour.seen(_SEEN)]
+    return "; ".join([_counted(hour.scenes, hour.alerts), *seen])
+
+
+def _lasting(shown_ms: int) -> str:
+    """Write how long something stood: in minutes from two on."""
+    seconds = round(shown_ms / 1000)
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min"
 
 
 def _counted(scenes_seen: int, alerts: Mapping[str, int]) -> str:

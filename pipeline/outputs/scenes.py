@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 _HOUR_MS = 3_600_000
+_WORDINGS = 100
+"""So many wordings of an hour are compared with one another; the others stood for moments only."""
 _COMMON = 1 / 3
 """Two captions with so much of their content words in common show the same scene."""
 
@@ -112,7 +114,15 @@ class Hour:
     @property
     def mostly(self) -> str:
         """What was seen longest; of several the first. Empty where only alerts are."""
-        return max(self.shown_ms, key=lambda text: self.shown_ms[text], default="")
+        return next((text for text, _ in self.seen(1)), "")
+
+    def seen(self, most: int) -> list[tuple[str, int]]:
+        """What was seen longest and for how many ms; wordings that say the same count as one."""
+        together: Counter[str] = Counter()
+        for text, shown_ms in self.shown_ms.most_common(_WORDINGS):
+            same = next((known for known in together if says_the_same(known, text)), text)
+            together[same] += shown_ms
+        return together.most_common(most)
 
 
 def hours_told(

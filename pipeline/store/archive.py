@@ -121,7 +121,8 @@ class Archive:
                 f" ORDER BY {order}caption_text.rowid DESC LIMIT ?",
                 (match, *bounds, *values, query.limit),
             ).fetchall()
-        return [self._found(row) for row in rows]
+        files = {camera: self.recording(camera) for camera in {row[0] for row in rows}}
+        return [_found(row, files[row[0]]) for row in rows]
 
     def _row_bounds(self, query: SearchQuery) -> tuple[int, int]:
         """Row numbers between which everything of a short stretch of time lies.
@@ -194,12 +195,6 @@ class Archive:
         found: str | None = None if row is None else json.loads(row[0])
         return found
 
-    def _found(self, row: tuple[Any, ...]) -> Found:
-        camera, time, media_time_s, text, snippet = row
-        moment = datetime.fromisoformat(time)
-        recording = None if media_time_s is None else self.recording(camera)
-        return Found(camera, moment, media_time_s, text, snippet, recording)
-
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -246,6 +241,12 @@ def _quoted(phrase: str | None, word: str | None) -> str | None:
     prefix = phrase is None and text.endswith("*")
     inner = text.rstrip("*").replace('"', "").replace("\0", " ")  # NUL would end the string
     return f'"{inner}"*' if prefix else f'"{inner}"'
+
+
+def _found(row: tuple[Any, ...], recording: Path | None) -> Found:
+    camera, time, media_time_s, text, snippet = row
+    of_recording = None if media_time_s is None else recording
+    return Found(camera, datetime.fromisoformat(time), media_time_s, text, snippet, of_recording)
 
 
 def _caption(
