@@ -13,6 +13,7 @@ from pipeline.outputs.lines import utc_text
 from pipeline.outputs.meaning import content_lemmas, says_the_same
 
 __all__ = [
+    "MOST_SEEN",
     "Hour",
     "Scene",
     "clock",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 _HOUR_MS = 3_600_000
+MOST_SEEN = 3
+"""An hour is told by so many things, those seen longest."""
 _WORDINGS = 100
 """So many wordings of an hour are compared with one another; the others stood for moments only."""
 _COMMON = 1 / 3
