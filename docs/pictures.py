@@ -1,9 +1,9 @@
 """Make the pictures of README anew: ``python docs/pictures.py [--videos FOLDER]``.
 
-``demo.svg`` is what ``make demo`` prints; ``report.png`` the report of a run over two recordings in that
-folder, as Chromium shows it: ``house_fire.mp4`` (FURG fire data set, CC0) and ``car_park_entry.mp4``
-(Intel IoT sample videos, CC BY 4.0). To be done after new weights, so that the pictures show what the
-program says now.
+``demo.svg`` is what ``make demo`` prints; ``report.png`` the report of a run over two recordings in
+that folder, as Chromium shows it: ``house_fire.mp4`` (FURG fire data set, CC0) and
+``car_park_entry.mp4`` (Intel IoT sample videos, CC BY 4.0). To be done after new weights, so that
+the pictures show what the program says now.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from rich.text import Text
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 VIDEOS = ROOT.parent / "shared" / "data" / "videos"
-RECORDINGS = {"yard": ("house_fire.mp4", "06-12-00"), "car-park": ("car_park_entry.mp4", "06-10-00")}
+RECORDINGS = {
+    "yard": ("house_fire.mp4", "06-12-00"),
+    "car-park": ("car_park_entry.mp4", "06-10-00"),
+}
 """By the camera's name: the file, and when on a day in November it is said to have begun."""
 _WIDTH, _WINDOW = 112, "1280,900"
 _LISTS, _SHOWN = ("  output/", "20"), 3

@@ -274,10 +274,10 @@ def _recordings_in(source: Source) -> list[Source]:
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     found = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
     if found and images_in(folder):
-        ending = Path(found[0]).suffix
+        videos = Path(source.display) / f"*{Path(found[0]).suffix}"
         raise SourceError(
-            f"{source.display}: holds videos and pictures; give the videos alone as "
-            f"'{Path(source.display) / f'*{ending}'}', or put the pictures into a folder of their own"
+            f"{source.display}: holds videos and pictures; give the videos alone as '{videos}', "
+            "or put the pictures into a folder of their own"
         )
     return [parse_source(str(Path(source.display) / name)) for name in found]
 

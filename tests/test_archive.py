@@ -231,7 +231,9 @@ def test_moments_hold_each_caption_once_and_the_best_stay_first(
     hits: list[tuple[str, int, bool]],
 ):
     found = [
-        Found(camera, START + timedelta(seconds=at), None, "a red car" if red else "a dog", "", None)
+        Found(
+            camera, START + timedelta(seconds=at), None, "a red car" if red else "a dog", "", None
+        )
         for camera, at, red in hits
     ]
     joined = moments(found)
