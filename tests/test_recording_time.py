@@ -106,7 +106,7 @@ def test_own_start_time_then_name_then_common_start_time():
 
 
 def test_a_start_time_or_zone_that_is_none_is_told():
-    with pytest.raises(SourceError, match="--start-time: start time 'noon' is not a time"):
+    with pytest.raises(SourceError, match="--start-time: 'noon' is not a time"):
         started(Config(), "gate", "gate_2026-11-23_06-00-00.mp4", "noon")
     with pytest.raises(SourceError, match="gate: start time 'noon' is not a time"):
         started(Config(), "gate", "c.mp4", "noon")
