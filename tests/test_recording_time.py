@@ -107,10 +107,10 @@ def test_own_start_time_then_name_then_common_start_time():
 
 def test_a_start_time_or_zone_that_is_none_is_told():
     for file in ("gate_2026-11-23_06-00-00.mp4", "c.mp4"):
-        with pytest.raises(SourceError, match="^--start-time: 'noon' is not a time"):
+        with pytest.raises(SourceError, match=r"^--start-time: 'noon' is not a time"):
             started(Config(), "gate", file, "noon")
     own = Config(cameras={"gate": {"source": "c.mp4", "start_time": "noon"}})
-    with pytest.raises(SourceError, match="^gate: start time 'noon' is not a time"):
+    with pytest.raises(SourceError, match=r"^gate: start time 'noon' is not a time"):
         started(own, "gate", "c.mp4", None)
     with pytest.raises(ValueError, match="names look like Europe/Paris"):
         CaptureConfig(time_zone="Berlin Time")
