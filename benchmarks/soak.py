@@ -127,7 +127,7 @@ class Program:
                 _add(sample, pid, kind)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended meanwhile
-        segments = _segments()
+        segments = self.segments()
         sample.segments = len(segments)
         sample.pictures_kib = sum(_taken_kib(segment) for segment in segments)
         sample.online = self.said_online()
@@ -150,6 +150,10 @@ class Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+    def segments(self) -> list[Path]:
+        """Its shared memory, also once it has ended: its number is in the names, no other's."""
+        return list(Path("/dev/shm").glob(f"ww{self._process.pid}-*"))
 
     def said_online(self) -> int:
         """How often it has told that a camera is back."""
@@ -174,12 +178,6 @@ class Program:
             raise SystemExit(f"the program has ended ({self._process.returncode}): {self.said()}")
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/{page}", timeout=20) as answer:
             return answer.read().decode()
-
-
-def _segments() -> set[Path]:
-    """Shared memory of this soak's cameras; another program beside it has other names."""
-    marks = ("ww*-soak*", "ww*-steady*", "ww*-record*")
-    return {path for mark in marks for path in Path("/dev/shm").glob(mark)}
 
 
 def _taken_kib(segment: Path) -> int:
@@ -315,7 +313,6 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=7, help="on the server that fails")
     parser.add_argument("--model", default="default", help="a small one makes more captions")
     given = parser.parse_args()
-    before = _segments()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         light_clip(folder, LIVE)
@@ -336,7 +333,7 @@ def main() -> None:
     settled = frames["unsampled"] + frames["skipped"] + given_up + frames["encoded"]
     print(f"exit code {code} (130: stopped by us); frames {frames}")
     print(f"books balance: {frames['grabbed'] == settled}")
-    print(f"shared memory left: {len(_segments() - before)} segments")
+    print(f"shared memory left: {len(program.segments())} segments")
 
 
 if __name__ == "__main__":
