@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,19 @@ def test_rules_test_reads_the_store_as_it_reads_the_jsonl(tmp_path: Path):
     for file in (store_file, tmp_path / "gate.jsonl"):
         assert replayed(file, "--from", "2026-01-03T00:00:00Z") == []
         assert replayed(file, "--camera", "door") == []
+
+
+def test_captions_of_an_older_version_are_read_without_evidence(tmp_path: Path):
+    path = tmp_path / "s.sqlite3"
+    store = Store(path)
+    store.record(captions=[smoke(0, 0.9)])
+    store.close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE caption_evidence")
+    connection.close()
+    archive = Archive(path)
+    assert [(each.text, each.concepts) for each in archive.captions()] == [("a yard", {})]
+    archive.close()
 
 
 def test_a_recording_that_is_watched_again_is_found_as_it_is_told_now(tmp_path: Path):

@@ -170,15 +170,19 @@ class Archive:
         """
         condition, values = _filters(SearchQuery("", camera, since, until), self._named(camera))
         with self._explained():
+            kept = self._connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'caption_evidence'"
+            ).fetchone()
+            packed = "(SELECT packed FROM caption_evidence AS e WHERE e.id = caption.id)"
             rows = self._connection.execute(
-                "SELECT camera, sequence, time, media_time_s, text, log_probability, packed"
-                " FROM caption LEFT JOIN caption_evidence USING (id)"
-                f" WHERE true {condition} ORDER BY time, caption.id",
+                "SELECT camera, sequence, time, media_time_s, text, log_probability,"
+                f" {packed if kept else 'NULL'}"
+                f" FROM caption WHERE true {condition} ORDER BY time, id",
                 values,
             )
-            for *row, packed in rows:
+            for *row, evidence in rows:
                 said = _caption(*row)
-                yield said if packed is None else with_evidence(said, packed)
+                yield said if evidence is None else with_evidence(said, evidence)
 
     def _named(self, camera: str) -> list[str]:
         return [name for name in self.cameras() if fnmatchcase(name, camera)]
