@@ -1,18 +1,19 @@
-"""Hazard evidence on training timelines as it would be on scenes the model has never seen.
+"""Hazard evidence on timelines as it would be on scenes the model has never seen.
 
-    python -m benchmarks.unseen_evidence FOLDER [--model NAME] [--hazards ...] [--at-most 16]
+    python -m benchmarks.unseen_evidence FOLDER [--model NAME] [--split train] [--at-most 16]
 
-The shipped read-out was fitted on the training scenes, and what it says of them is far too good to
+The shipped read-out was fitted on all labelled scenes, and what it says of them is far too good to
 choose thresholds by (on 24 training timelines every fight and fire is told from everything else).
 So it is fitted again without one fold of scenes, once for each of three folds, as the trainer
-fits it, and each window of a timeline is judged by the one that has not seen its scene. What stays
-is that the upper encoder has learned from these scenes; half of its weight is ImageNet's again.
+fits it, and each window of a timeline is judged by the one that has not seen its scene. An upper
+encoder that has learned from these scenes still flatters; one of the starting weights has not.
 
-Timelines are those of `benchmarks.alerts --split train`; frames are looked at and windows captioned
-as often as the program does by default. FOLDER then holds `captions-0000.jsonl` and `labels.jsonl`
-as `benchmarks.alerts --keep` writes them, but with captions that say nothing: what counts is the
-evidence. `python -m benchmarks.alert_thresholds FOLDER` chooses by it; `rules calibrate` reads it
-too.
+Timelines are those of `benchmarks.alerts` with the same `--split`; frames are looked at and
+windows captioned as often as the program does by default. FOLDER then holds `captions-0000.jsonl`
+and `labels.jsonl` as `benchmarks.alerts --keep` writes them, but with captions that say nothing:
+what counts is the evidence. `python -m benchmarks.alert_thresholds FOLDER` chooses by it; `rules
+calibrate` reads it too, and `python -m benchmarks.alerts --captions FOLDER` with the same split,
+hazards and `--at-most` says what the rules make of it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.alerts import chosen, labels
 from benchmarks.timelines import FPS, Timeline, frames, plan, unpack
@@ -42,7 +42,8 @@ from models.captioner import Captioner
 from models.concepts import HazardReadout
 from models.training.concepts import HAZARD_CONCEPTS
 from models.training.readout import fit_without_folds, fold_of, readout_samples
-from models.training.sources import Sample, read_pictures, read_samples
+from models.training.refit import look_at
+from models.training.sources import read_samples
 from models.transforms import to_square
 from pipeline.batcher import WindowSchedule
 from pipeline.config import CaptureConfig
@@ -69,22 +70,11 @@ class Seen:
 
 def unseen_readouts(captioner: Captioner, data: Path, seed: int) -> list[HazardReadout]:
     """One read-out for each fold of scenes, fitted without it."""
-    train = [sample for sample in read_samples(data) if sample.split == "train"]
-    samples = readout_samples(train, _COMPANY, seed)
-    window = captioner.decoder.config.window_frames
-    maps: dict[str, Tensor] = {}
-    for key, pictures in read_pictures(data, window, {sample.key for sample in samples}):
-        squares = np.stack([to_square(picture, captioner.input_size) for picture in pictures])
-        maps[key] = captioner.decoder.evidence(captioner.encode(squares)).half()
-
-    def regions(sample: Sample, view: int) -> Tensor:
-        del view  # the picture as it is
-        return maps[sample.key].float()
-
-    config = captioner.decoder.config
-    feature_size = config.evidence_size or config.feature_size
+    learnt = [sample for sample in read_samples(data) if sample.split in ("train", "val")]
+    samples = readout_samples(learnt, _COMPANY, seed)
+    table = look_at(captioner, data, samples, mirrored=False)
     sys.stderr.write(f"fitting {FOLDS} read-outs on {len(samples)} samples\n")
-    return fit_without_folds(feature_size, samples, regions, FOLDS)
+    return fit_without_folds(table, FOLDS)
 
 
 def looked_at(timeline: Timeline, side: int, seed: int) -> Iterator[Seen]:
@@ -144,6 +134,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where captions and labels are written")
     parser.add_argument("--model", default="default", help="a checkpoint")
+    parser.add_argument("--split", choices=("train", "val"), default="train")
     parser.add_argument("--hazards", default=",".join(HAZARDS))
     parser.add_argument("--at-most", type=int, default=16, help="timelines of each kind")
     parser.add_argument("--seed", type=int, default=1)
@@ -155,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as unpacked:
         unpack(data, Path(unpacked))
         hazards = options.hazards.split(",")
-        every = plan(data, Path(unpacked), "train", hazards, options.seed)
+        every = plan(data, Path(unpacked), options.split, hazards, options.seed)
         timelines = chosen(every, options.at_most, options.seed)
         lines = [json.dumps(label) + "\n" for label in labels(timelines)]
         (options.folder / "labels.jsonl").write_text("".join(lines), "utf-8")

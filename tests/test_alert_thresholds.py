@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.alert_thresholds import choose, written
-from models.training.readout import fit_without_folds, fold_of
+from models.training.readout import ReadoutTable, fit_without_folds, fold_of
 from models.training.sources import Sample
 from pipeline.messages import Caption, Concept, FrameStamp
 from pipeline.rules import load_rules
@@ -82,7 +82,9 @@ def test_the_readout_of_a_fold_knows_nothing_of_its_scenes() -> None:
     noise = torch.Generator().manual_seed(1)
     maps = {s.key: torch.randn(1, 4, 8, generator=noise) + len(s.hazards or ()) for s in samples}
     changed = {s.key: maps[s.key] + (100.0 if fold_of(s.scene, 3) == 0 else 0.0) for s in samples}
-    one = fit_without_folds(8, samples, lambda s, v: maps[s.key], 3)
-    other = fit_without_folds(8, samples, lambda s, v: changed[s.key], 3)
+    one, other = (
+        fit_without_folds(ReadoutTable.of((s, seen[s.key]) for s in samples), 3)
+        for seen in (maps, changed)
+    )
     torch.testing.assert_close(one[0].state_dict(), other[0].state_dict())
     assert not torch.equal(one[1].strongest, other[1].strongest)

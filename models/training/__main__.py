@@ -1,6 +1,7 @@
 """``python -m models.training --config FILE``: build the feature cache, train, save.
 
-``python -m models.training export`` writes a trained captioner as OpenVINO files.
+``python -m models.training export`` writes a trained captioner as OpenVINO files, ``readout`` fits
+its hazard read-out anew, and ``pseudo`` captions clips that nobody captioned.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from models.training import export, pseudo
+from models.training import export, pseudo, refit
 from models.training.config import TrainingConfig
 from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
@@ -95,5 +96,7 @@ if __name__ == "__main__":
         export.main(sys.argv[2:])
     elif sys.argv[1:2] == ["pseudo"]:
         pseudo.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["readout"]:
+        refit.main(sys.argv[2:])
     else:
         main()

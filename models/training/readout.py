@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,8 +24,10 @@ from models.training.sources import Sample
 
 __all__ = [
     "OutOfFold",
+    "ReadoutTable",
     "choose_thresholds",
     "fit_readout",
+    "fit_table",
     "fit_without_folds",
     "fold_of",
     "leave_out",
@@ -55,14 +57,19 @@ def readout_samples(samples: Sequence[Sample], unlabelled: int, seed: int) -> li
 def fit_readout(
     readout: HazardReadout, samples: Sequence[Sample], regions: Regions, views: int = 2
 ) -> OutOfFold:
-    """Fit the read-out in place on samples and their first views.
+    """Fit the read-out in place on samples and their first views; see :func:`fit_table`."""
+    shown = ((sample, regions(sample, view)) for sample in samples for view in range(views))
+    return fit_table(readout, ReadoutTable.of(shown))
+
+
+def fit_table(readout: HazardReadout, table: ReadoutTable) -> OutOfFold:
+    """Fit the read-out in place, and tell what it would have said of scenes left out.
 
     For each hazard the L2 penalties, and whether change tells clips better without the stills, are
     those with the best AUC within sources, out of fold.
     Classes weigh the same while fitting; Platt scaling of the out-of-fold scores (Platt 1999)
     makes probabilities of them again.
     """
-    table = _Table.of(samples, regions, views)
     probabilities = _fill(readout, table)
     keys = [sample.key for sample in table.rows]
     return {
@@ -90,19 +97,16 @@ def leave_out(samples: Sequence[Sample], fold: int, folds: int = _FOLDS) -> list
     ]
 
 
-def fit_without_folds(
-    feature_size: int, samples: Sequence[Sample], regions: Regions, folds: int, views: int = 1
-) -> list[HazardReadout]:
+def fit_without_folds(table: ReadoutTable, folds: int) -> list[HazardReadout]:
     """Fit one read-out for each fold of scenes, on all samples but that fold's.
 
     What the read-out ``fold_of(scene, folds)`` says of a scene is what the shipped one, which
     has seen them all, would say of a new one; it errs a little on the side of caution, having
     seen fewer scenes.
     """
-    table = _Table.of(samples, regions, views)
     readouts = []
     for fold in range(folds):
-        readout = HazardReadout(feature_size, len(HAZARD_CONCEPTS))
+        readout = HazardReadout(table.motion.shape[1], len(HAZARD_CONCEPTS))
         _fill(readout, table.where([fold_of(s.scene, folds) != fold for s in table.rows]))
         readouts.append(readout)
     return readouts
@@ -142,7 +146,7 @@ def choose_thresholds(
 
 
 @dataclass(frozen=True)
-class _Table:
+class ReadoutTable:
     """One row a sample and view: maximum and mean side by side (n, 2D), and change (n, D)."""
 
     rows: list[Sample]
@@ -151,22 +155,21 @@ class _Table:
     moves: Tensor
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], regions: Regions, views: int) -> _Table:
+    def of(cls, shown: Iterable[tuple[Sample, Tensor]]) -> ReadoutTable:
+        """Pool the features (T, R, D) of each sample, one after the other."""
         rows, parts = [], []
-        for sample in samples:
-            for view in range(views):
-                features = regions(sample, view).unsqueeze(0)
-                mask = torch.ones(features.shape[:2], dtype=torch.bool)
-                rows.append(sample)
-                parts.append(pooled_features(features.cpu(), mask))
+        for sample, features in shown:
+            mask = torch.ones(1, len(features), dtype=torch.bool)
+            rows.append(sample)
+            parts.append(pooled_features(features.unsqueeze(0).cpu(), mask))
         strongest, mean, motion, moves = (torch.cat(part) for part in zip(*parts, strict=True))
         return cls(rows, torch.cat((strongest, mean), 1), motion, moves)
 
-    def where(self, wanted: Sequence[bool]) -> _Table:
+    def where(self, wanted: Sequence[bool]) -> ReadoutTable:
         """Keep the rows that are wanted."""
         at = torch.tensor(wanted)
         rows = [row for row, keep in zip(self.rows, wanted, strict=True) if keep]
-        return _Table(rows, self.still[at], self.motion[at], self.moves[at])
+        return ReadoutTable(rows, self.still[at], self.motion[at], self.moves[at])
 
 
 @dataclass
@@ -190,7 +193,7 @@ class _Fit:
     out_of_fold: Tensor
 
 
-def _fill(readout: HazardReadout, table: _Table) -> Tensor:
+def _fill(readout: HazardReadout, table: ReadoutTable) -> Tensor:
     """Fit every hazard in place; return the out-of-fold probability of each row, (n, H)."""
     probabilities = torch.zeros(len(table.rows), len(HAZARD_CONCEPTS))
     for number, hazard in enumerate(HAZARD_CONCEPTS):
@@ -204,7 +207,7 @@ def _fill(readout: HazardReadout, table: _Table) -> Tensor:
     return probabilities
 
 
-def _fit_hazard(table: _Table, hazard: str) -> _Fit:
+def _fit_hazard(table: ReadoutTable, hazard: str) -> _Fit:
     labels = [hazard_labels(sample)[hazard] for sample in table.rows]
     known = torch.tensor([label is not None for label in labels])
     target = torch.tensor([float(label is True) for label in labels])
@@ -229,7 +232,7 @@ def _fit_hazard(table: _Table, hazard: str) -> _Fit:
     return _Fit(weights * scale, offset * scale + shift, change, torch.sigmoid(held_out))
 
 
-def _fit_change(clips: _Table, hazard: str, target: Tensor, still: Tensor) -> _Change:
+def _fit_change(clips: ReadoutTable, hazard: str, target: Tensor, still: Tensor) -> _Change:
     """What change adds to what stills say of clips, or says by itself: what holds in new scenes.
 
     ``still`` is what stills say out of fold, (n,) in nats: scores of the rows that they were fitted
@@ -306,7 +309,7 @@ def _platt(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return scale.detach().clamp_min(1e-3), shift.detach()
 
 
-def _auc(table: _Table, hazard: str, scores: Tensor) -> float:
+def _auc(table: ReadoutTable, hazard: str, scores: Tensor) -> float:
     cases = [
         EvidenceCase({hazard: float(score)}, frozenset(s.hazards or ()), s.scene, s.source)
         for s, score in zip(table.rows, scores, strict=True)
