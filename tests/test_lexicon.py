@@ -49,6 +49,12 @@ def test_lemmas(form: str, lemma: str) -> None:
         ("3+ person", "four young men stand", True),
         ("3+ person", "several people", True),
         ("3+ person", "two people", False),
+        ("3+ person", "more than two people", True),
+        ("3+ person", "less than three people", False),
+        ("3+ person", "at most three people", False),
+        ("3+ person", "two or three people", False),
+        ("3+ person", "three or four people", True),
+        ("100+ person", "1,000 people", True),
         ("man * dog", "a man walks dog", True),
         ("fire", "No fire can be seen", False),
         ("weapon", "a man without a weapon", False),
@@ -62,6 +68,43 @@ def test_patterns(keyword: str, text: str, expected: bool) -> None:
     assert finds(keyword, text) is expected
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("hold ... gun", "a man holds no gun"),
+        ("hold ... gun", "a child is holding a toy gun"),
+        ("hold ... gun", "a man is holding a phone instead of a gun"),
+        ("knife NEAR person", "a man without a knife"),
+        ("knife NEAR person", "a man has no visible knife in his hand"),
+        ("person ... lie", "a man is not lying on the ground"),
+        ("person ... fall", "a man almost falls"),
+        ("vehicle NEAR hit", "the car did not hit the boy"),
+        ("vehicle NEAR hit", "the car narrowly avoids hitting the boy"),
+        ("vehicle ... be hit", "a car isn't hit"),
+    ],
+)
+def test_each_word_of_a_match_may_be_taken_back(keyword: str, text: str) -> None:
+    assert not finds(keyword, text)
+    assert finds(keyword, text, negation=False)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("person ... fall", "a man with no shoes falls to the ground"),
+        ("person ... fall", "a boy with a toy falls to the ground"),
+        ("fight", "a man with no shirt is fighting"),
+        ("fight", "two men without shirts are fighting"),
+        ("hold ... gun", "a man holds a gun and no knife"),
+        ("person ... gun", "a man with no gun holds a gun"),
+        ("person ... no helmet", "a man rides with no helmet"),
+        ("without helmet", "a man rides without helmet"),
+    ],
+)
+def test_what_a_negation_is_not_about_stays(keyword: str, text: str) -> None:
+    assert finds(keyword, text)
+
+
 def test_exclusion_takes_back_only_the_words_it_covers() -> None:
     assert not finds("fire", "a fire truck", exclude=["fire truck"])
     assert finds("fire", "a fire truck near a fire", exclude=["fire truck"])
@@ -72,6 +115,7 @@ def test_all_asks_for_every_group_and_regex_is_case_blind() -> None:
     assert finds("knife", "a man with a knife", all=[["person"]])
     assert not finds("knife", "a knife", all=[["person"]])
     assert finds("zzz", "Plate AB-123", regex=[r"[a-z]{2}-\d{3}"])
+    assert finds("zzz", "no fire on the left, a fire on the right", regex=["fi[r]e"])
 
 
 def test_exclusions_and_negation_hold_for_expressions_and_vetoes_too() -> None:

@@ -11,7 +11,7 @@ import re2
 
 from pipeline.rules.lexicon import Lexicon
 from pipeline.rules.negation import negation_of
-from pipeline.rules.patterns import TokenSpan, compile_pattern
+from pipeline.rules.patterns import TokenSpan, Way, compile_pattern
 from pipeline.rules.schema import RuleSpec
 from pipeline.rules.tokens import Token, tokenise
 
@@ -51,17 +51,18 @@ class PatternIndex:
             for start in starts or ():
                 self._by_start.setdefault(start, []).append(number)
 
-    def find(self, tokens: Sequence[Token]) -> Iterator[tuple[str, TokenSpan]]:
-        """Every keyword at every place where it matches: by place, then in the rule's order."""
+    def find(self, tokens: Sequence[Token]) -> Iterator[tuple[str, Iterator[Way]]]:
+        """Every keyword at every place where it may match, with the ways in which it does.
+
+        By place, then in the rule's order.
+        """
         for begin, token in enumerate(tokens):
             numbers = set(self._anywhere)
             for lemma in token.lemmas:
                 numbers.update(self._by_start.get(lemma, ()))
             for number in sorted(numbers):  # a set of words has no order that a replay would keep
                 pattern = self._patterns[number]
-                span = pattern.match_at(tokens, begin)
-                if span is not None:
-                    yield pattern.text, span
+                yield pattern.text, pattern.ways_at(tokens, begin)
 
 
 class TextMatcher:
@@ -80,15 +81,16 @@ class TextMatcher:
     def _match(self, text: str) -> TextMatch:
         """Find the rule's keywords in a text (cached: cameras repeat themselves)."""
         tokens = tokenise(text)
-        excluded = [span for _, span in self._exclude.find(tokens)]
+        found = (next(ways, None) for _, ways in self._exclude.find(tokens))
+        excluded = [(way[0][0], way[-1][1]) for way in found if way is not None]
         blocked: list[str] = []
         hits: list[Hit] = []
         if self._needs_any:
             places = [*self._any.find(tokens), *self._regex_places(text, tokens)]
             hits = list(self._kept(places, tokens, excluded, blocked))
         for group in self._all:
-            found = list(self._kept(group.find(tokens), tokens, excluded, blocked))
-            hits = [*hits, *found] if found and (hits or not self._needs_any) else []
+            one = list(self._kept(group.find(tokens), tokens, excluded, blocked))
+            hits = [*hits, *one] if one and (hits or not self._needs_any) else []
             if not hits:
                 break
         if not hits:
@@ -99,30 +101,43 @@ class TextMatcher:
 
     def _kept(
         self,
-        places: Iterable[tuple[str, TokenSpan]],
+        places: Iterable[tuple[str, Iterator[Way]]],
         tokens: Sequence[Token],
         excluded: list[TokenSpan],
         blocked: list[str],
     ) -> Iterator[Hit]:
-        """Hits that no exclusion covers and nothing negates; ``blocked`` gets the others' why."""
-        for keyword, (begin, end) in places:
-            if any(begin < right and left < end for left, right in excluded):
-                blocked.append("excluded")
-            elif self._negation and negation_of(tokens, begin):
-                blocked.append("negated")
-            else:
-                yield Hit(keyword, (tokens[begin].start, tokens[end - 1].end))
+        """Hits that no exclusion covers and nothing negates; ``blocked`` gets the others' why.
 
-    def _regex_places(self, text: str, tokens: Sequence[Token]) -> Iterator[tuple[str, TokenSpan]]:
-        """First place of each expression, widened to whole words, so that negation holds too."""
+        One a place: "a man with no gun holds a gun" holds a gun.
+        """
+        for keyword, ways in places:
+            reasons: list[str] = []
+            for way in ways:
+                begin, end = way[0][0], way[-1][1]
+                if any(begin < right and left < end for left, right in excluded):
+                    reasons.append("excluded")
+                elif self._negation and negation_of(tokens, way):
+                    reasons.append("negated")
+                else:
+                    yield Hit(keyword, (tokens[begin].start, tokens[end - 1].end))
+                    break
+            else:
+                blocked += reasons[:1]
+
+    def _regex_places(
+        self, text: str, tokens: Sequence[Token]
+    ) -> Iterator[tuple[str, Iterator[Way]]]:
+        """Places of each expression, widened to whole words, so that negation holds too."""
         for source, regex in self._regexes:
-            found = regex.search(text)
-            if not found:
-                continue
-            start, end = found.span()
-            touched = [at for at, t in enumerate(tokens) if t.start < end and start < t.end]
-            if touched:
-                yield source, (touched[0], touched[-1] + 1)
+            yield source, _ways_of(regex, text, tokens)
+
+
+def _ways_of(regex: Any, text: str, tokens: Sequence[Token]) -> Iterator[Way]:
+    for found in regex.finditer(text):
+        start, end = found.span()
+        touched = [at for at, t in enumerate(tokens) if t.start < end and start < t.end]
+        if touched:
+            yield ((touched[0], touched[-1] + 1),)
 
 
 @lru_cache(maxsize=1024)

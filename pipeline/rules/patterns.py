@@ -23,10 +23,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.rules.lexicon import Lexicon
-from pipeline.rules.numbers import number_at
+from pipeline.rules.numbers import least_number_at
 from pipeline.rules.tokens import Token, lemma_of
 
-__all__ = ["Pattern", "PatternError", "TokenSpan", "check_pattern", "compile_pattern"]
+__all__ = ["Pattern", "PatternError", "TokenSpan", "Way", "check_pattern", "compile_pattern"]
 
 _GAP = re.compile(r"\.\.\.(\d*)")
 _COUNT = re.compile(r"(\d+)\+")
@@ -40,6 +40,9 @@ _ADJECTIVES = 3  # words allowed between a number and its noun: "three young tal
 
 TokenSpan = tuple[int, int]
 """First token and the one after the last."""
+
+Way = tuple[TokenSpan, ...]
+"""Where each word of a pattern stands in a match, in the order of the text; gaps are left out."""
 
 
 class PatternError(ValueError):
@@ -125,29 +128,26 @@ class Pattern:
             return None
         return frozenset(phrase[0].value for phrase in self.parts[0].alternatives)
 
-    def find(self, tokens: Sequence[Token]) -> Iterator[TokenSpan]:
-        """Every match, from left to right, the shortest at each starting word."""
-        for begin in range(len(tokens)):
-            span = self.match_at(tokens, begin)
-            if span is not None:
-                yield span
+    def ways_at(self, tokens: Sequence[Token], begin: int) -> Iterator[Way]:
+        """Every way in which it matches from token ``begin`` on, within one sentence.
 
-    def match_at(self, tokens: Sequence[Token], begin: int) -> TokenSpan | None:
-        """Return the shortest match that begins with token ``begin``, or None."""
-        end = _first_end(self.parts, tokens, begin)
-        if end is None:
-            return None
-        return self._with_near(tokens, (begin, end)) if self.near else (begin, end)
+        The shortest comes first. For ``NEAR`` the left side begins there.
+        """
+        for way in _ways(self.parts, tokens, begin):
+            if not self.near:
+                if _one_sentence(tokens, way):
+                    yield way
+            else:
+                yield from self._with_near(tokens, way)
 
-    def _with_near(self, tokens: Sequence[Token], left: TokenSpan) -> TokenSpan | None:
-        first = max(0, left[0] - self.distance - 4)
-        for begin in range(first, min(len(tokens), left[1] + self.distance + 1)):
-            end = _first_end(self.near, tokens, begin)
-            if end is None or not _one_sentence(tokens, min(left[0], begin), max(left[1], end)):
-                continue
-            if 0 <= max(begin - left[1], left[0] - end) <= self.distance:
-                return min(left[0], begin), max(left[1], end)
-        return None
+    def _with_near(self, tokens: Sequence[Token], left: Way) -> Iterator[Way]:
+        begin, end = left[0][0], left[-1][1]
+        for at in range(max(0, begin - self.distance - 4), min(len(tokens), end + self.distance + 1)):
+            for right in _ways(self.near, tokens, at):
+                apart = max(right[0][0] - end, begin - right[-1][1])
+                both = tuple(sorted(left + right))
+                if 0 <= apart <= self.distance and _one_sentence(tokens, both):
+                    yield both
 
 
 def check_pattern(text: str) -> str:
@@ -230,31 +230,26 @@ def _bounded(digits: str | None, default: int, text: str) -> int:
     return size
 
 
-def _first_end(parts: tuple[_Part, ...], tokens: Sequence[Token], begin: int) -> int | None:
-    for end in _ends(parts, tokens, begin):
-        if end > begin and _one_sentence(tokens, begin, end):
-            return end
-    return None
+def _one_sentence(tokens: Sequence[Token], way: Way) -> bool:
+    return tokens[way[0][0]].sentence == tokens[way[-1][1] - 1].sentence
 
 
-def _one_sentence(tokens: Sequence[Token], begin: int, end: int) -> bool:
-    return tokens[begin].sentence == tokens[end - 1].sentence
-
-
-def _ends(parts: tuple[_Part, ...], tokens: Sequence[Token], at: int) -> Iterator[int]:
-    """Token after each way in which ``parts`` match from token ``at`` on."""
+def _ways(parts: tuple[_Part, ...], tokens: Sequence[Token], at: int) -> Iterator[Way]:
+    """Each way in which ``parts`` match from token ``at`` on."""
     if not parts:
-        yield at
+        yield ()
         return
     for after in _after(parts[0], tokens, at):
-        yield from _ends(parts[1:], tokens, after)
+        here = () if isinstance(parts[0], _Gap) else ((at, after),)
+        for rest in _ways(parts[1:], tokens, after):
+            yield (*here, *rest)
 
 
 def _after(part: _Part, tokens: Sequence[Token], at: int) -> Iterator[int]:
     if isinstance(part, _Gap):
         yield from range(at + part.least, min(at + part.most, len(tokens)) + 1)
     elif isinstance(part, _Count):
-        found = number_at(tokens, at)
+        found = least_number_at(tokens, at)
         if found is not None and found[0] >= part.at_least:
             yield found[1]
     else:

@@ -16,7 +16,7 @@ import simplemma
 
 __all__ = ["Token", "lemma_of", "lemmas_of", "tokenise"]
 
-_WORD = re.compile(r"\d+|[^\W\d_]+(?:['’][^\W\d_]+)*")
+_WORD = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)|\d+|[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SENTENCE_END = re.compile(r"[.;!?\n。；]")
 _CLAUSE_END = re.compile(r"[.,;:!?\n()。，；—]")
 _CLAUSE_WORDS = frozenset({"but", "while", "although", "however"})
