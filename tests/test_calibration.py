@@ -122,3 +122,31 @@ def test_test_against_prints_what_changes(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line["change"] for line in lines] == ["removed", "removed"]
     assert "2 removed, 0 added, 0 moved, 2 as before" in done.stderr
+
+
+def test_test_knows_the_groups_of_a_configuration_and_says_what_it_cannot_know(
+    tmp_path: Path,
+) -> None:
+    captions, rules, site = (tmp_path / n for n in ("c.jsonl", "r.yaml", "site.yaml"))
+    captions.write_text("".join(to_json_line(caption_line(c)) for c in STREAM), encoding="utf-8")
+    camera = STREAM[0].stamp.camera
+    corners = [[0, 0], [1, 0], [1, 1]]
+    rule = {**RULE, "cameras": ["group:outdoors"], "zones": ["yard"]}
+    rules.write_text(
+        json.dumps({"rules": [rule], "zones": {"yard": {"polygon": corners}}}), encoding="utf-8"
+    )
+    site.write_text(
+        json.dumps(
+            {
+                "cameras": {camera: {"source": "rtsp://h/x", "groups": ["outdoors"]}},
+                "rules": {"file": str(rules)},
+            }
+        ),
+        encoding="utf-8",
+    )
+    given = ["test", "--captions", str(captions)]
+    without = CliRunner().invoke(app, [*given, "--rules", str(rules)])
+    assert (without.exit_code, without.stdout) == (0, "")
+    done = CliRunner().invoke(app, [*given, "--config", str(site)])
+    assert {json.loads(line)["data"]["camera"] for line in done.stdout.splitlines()} == {camera}
+    assert f"zones of {RULE['name']}" in done.stderr

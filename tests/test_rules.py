@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import re
 import time
@@ -255,6 +256,7 @@ def test_a_wrong_example_is_reported() -> None:
         ("keywords: [a NEAR/b c]", 3, "write NEAR or NEAR/3"),
         ("keywords: [a]\n    evidence: {concepts: {a b: 0.5}}", 4, "must be one word"),
         ("keywords: [a]\n    sequence: [{keywords: [b]}]", 2, "make two rules of it"),
+        ("sequence: [{keywords: [b]}]\n    evidence: {beams: 0.5}", 2, "go by words alone"),
         ("keywords: [a]\n    schedule: [{start: 22}]", 4, "must be a time of day"),
         ("keywords: [a]\n    schedule: [{end: 24:00}]", 4, 'midnight is "00:00"'),
         ("keywords: [fight]\n    confirm: {matches: 5, of: 3}", 4, "can never be"),
@@ -595,6 +597,47 @@ def test_probability_is_the_weakest_matched_word_and_thresholds_hold() -> None:
     alert = next(replay([sure], rules_of()))
     assert alert.probability == pytest.approx(0.4)
     assert list(replay([sure], rules_of(min_probability=0.5))) == []
+
+
+def test_what_is_too_unsure_to_start_an_alert_confirms_none_but_keeps_it_open() -> None:
+    def seen(probability: float, at_s: float) -> Caption:
+        words = (Word("fight", probability),)
+        return replace(caption("fight", at_s), words=words)
+
+    rules = rules_of(min_probability=0.5, keep_probability=0.2, confirm={"matches": 2, "of": 3})
+    weak_first = [seen(0.3, 0), seen(0.6, 1)]
+    assert list(replay(weak_first, rules)) == []
+    alerts = list(replay([*weak_first, seen(0.7, 2), *(seen(0.3, t) for t in range(3, 20))], rules))
+    assert alerts[0].first_seen == START + timedelta(seconds=1)
+    assert alerts[-1].last_seen == START + timedelta(seconds=19)
+    assert [alert.state for alert in alerts].count(AlertState.STARTED) == 1
+
+
+@given(st.lists(st.floats(0.3, 1.0), min_size=1, max_size=40))
+def test_evidence_between_the_two_thresholds_neither_starts_nor_ends_an_alert(
+    levels: list[float],
+) -> None:
+    def alerts_of(keep_share: float) -> list[Alert]:
+        evidence = {"or_concepts": {"fight": 0.8}, "keep_share": keep_share}
+        rules = rules_of(evidence=evidence, end_after_s=2.0, cooldown_s=0.0)
+        return list(replay(levels_of(levels), rules))
+
+    rises = [at_s for at_s, level in enumerate(levels) if level >= 0.8]
+    kept = alerts_of(0.25)  # all levels lie above 0.2
+    assert [a.stamp.time_s for a in kept if a.state is AlertState.STARTED] == rises[:1]
+    if rises:
+        assert kept[-1].last_seen == START + timedelta(seconds=len(levels) - 1)
+    starts = [a for a in alerts_of(1.0) if a.state is AlertState.STARTED]
+    gaps = sum(after - before > 2 for before, after in itertools.pairwise(rises))
+    assert len(starts) == gaps + bool(rises)
+
+
+def test_a_veto_silences_evidence_too() -> None:
+    evidence = {"or_concepts": {"fight": 0.5}}
+    rules = rules_of(evidence=evidence, none=["dance"])
+    for text, fires in (("a street", True), ("people dance", False), ("nobody dances", True)):
+        seen = replace(caption(text, 0), concepts={"fight": Concept(0.9)})
+        assert bool(list(replay([seen], rules))) is fires, text
 
 
 def test_beams_count_by_their_probability_mass() -> None:

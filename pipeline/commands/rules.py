@@ -14,9 +14,11 @@ from pipeline.alerts import encode_alert
 from pipeline.commands.calibrate import calibrate_command
 from pipeline.commands.common import SHIPPED_RULES
 from pipeline.commands.stored import stored_captions
+from pipeline.config import Config, load_config
 from pipeline.messages import Caption
 from pipeline.outputs.lines import to_json_line
-from pipeline.rules import compare, load_rules, replay
+from pipeline.reload import camera_groups
+from pipeline.rules import AlertDifference, RuleSet, compare, load_rules, replay
 
 __all__ = ["app"]
 
@@ -42,6 +44,10 @@ def test(
     against: Annotated[
         Path | None, typer.Option(help="The rules as they were: print what changes.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The run's configuration: its camera groups, its rules unless given."),
+    ] = None,
     camera: Annotated[str, typer.Option(help="A name or glob.")] = "*",
     since: Annotated[str | None, typer.Option("--from", help="A time or an age (2h).")] = None,
     until: Annotated[str | None, typer.Option("--to", help="A time or an age (30m).")] = None,
@@ -55,11 +61,14 @@ def test(
     watchword rules test --captions out --camera 'lobby*' --from 1d --rules my-rules.yaml
     """
     said = _told_if_none(stored_captions(captions, camera, since, until), captions)
+    site = Config() if config is None else load_config(config)
+    groups = camera_groups(site)
+    new = load_rules(rules or site.rules.file or SHIPPED_RULES)
+    _tell_of_zones(new)
     if against is not None:
-        _differences(said, against, rules or SHIPPED_RULES)
+        _differences(compare(said, load_rules(against), new, groups))
         return
-    alerts = replay(said, load_rules(rules or SHIPPED_RULES))
-    for seq, alert in enumerate(alerts, start=1):
+    for seq, alert in enumerate(replay(said, new, groups), start=1):
         sys.stdout.write(to_json_line(encode_alert(replace(alert, seq=seq))))
 
 
@@ -73,8 +82,16 @@ def _told_if_none(captions: Iterator[Caption], file: Path) -> Iterator[Caption]:
     yield from captions
 
 
-def _differences(captions: Iterator[Caption], before: Path, after: Path) -> None:
-    found = compare(captions, load_rules(before), load_rules(after))
+def _tell_of_zones(rules: RuleSet) -> None:
+    """A caption line has the places of concepts, not where the model looked at each word."""
+    if zoned := [rule.spec.name for rule in rules.rules if rule.zones]:
+        sys.stderr.write(
+            f"zones of {', '.join(zoned)}: stored captions hold the places of concepts, not of "
+            "words, so a keyword counts here wherever it was seen\n"
+        )
+
+
+def _differences(found: AlertDifference) -> None:
     seq = 0
     for change in ("removed", "added", "moved"):
         for alert in getattr(found, change):

@@ -51,7 +51,13 @@ class Judge:
             self._held_back(found.blocked)
         beams = self._beams(caption, bool(found.hits))
         spoken = evidence_of(caption, found.hits, beams)
-        keywords = self._inside(spoken) or self._inside(_unspoken(self.rule, caption, beams))
+        keywords = self._inside(spoken) or self._inside(
+            _unspoken(self.rule, caption, beams, self._share(track))
+        )
+        if keywords and found.vetoed:
+            if found.blocked is None:
+                self._held_back("vetoed")
+            return None
         if keywords:
             return self._sure(track, caption, keywords)
         if spoken:
@@ -70,31 +76,35 @@ class Judge:
         """Hold the evidence against the rule's thresholds; None when it is too weak."""
         spec = self.rule.spec
         usual, beams = usual_levels(track, caption, spec.evidence), keywords[0].beams
-        for name, (value, least) in _required(self.rule, caption, beams, usual).items():
+        share = self._share(track)
+        for name, (value, least) in _required(self.rule, caption, beams, usual, share).items():
             if value < least:
                 self._held_back(name.partition(":")[0])
                 return None
         probability = max(item.probability for item in keywords)
-        if track.alert is not None:
-            keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
-            if probability < keep:
-                self._held_back("min_probability")
-                return None
+        keep = spec.min_probability if spec.keep_probability is None else spec.keep_probability
+        if probability < (spec.min_probability if track.alert is None else keep):
+            self._held_back("min_probability")
+            return None
         measured = _measured(self.rule, caption, keywords)
         measured |= {f"usual:{word}": level for word, level in usual.items()}
         return Match(tuple(keywords), probability, evidence=measured)
+
+    def _share(self, track: Track) -> float:
+        """At which share of its thresholds evidence counts: an open alert may go on at less."""
+        return 1.0 if track.alert is None else self.rule.spec.evidence.keep_share
 
     def _held_back(self, reason: str) -> None:
         self.count(self.rule.spec.name, reason)
 
 
 def _required(
-    rule: Rule, caption: Caption, beams: float | None, usual: Mapping[str, float]
+    rule: Rule, caption: Caption, beams: float | None, usual: Mapping[str, float], share: float
 ) -> Mapping[str, tuple[float, float]]:
     """Evidence that the rule needs and the captioner gives: name to (value, least)."""
     spec = rule.spec.evidence
     needed = {
-        f"concept:{word}": (caption.concepts[word].probability, least)
+        f"concept:{word}": (caption.concepts[word].probability, share * least)
         for word, least in spec.concepts.items()
         if word in caption.concepts
     }
@@ -104,9 +114,9 @@ def _required(
     for word, least in spec.above_usual.items():
         if word in caption.concepts and word in usual:
             above = caption.concepts[word].probability - usual[word]
-            needed[f"above_usual:{word}"] = (above, least)
+            needed[f"above_usual:{word}"] = (above, share * least)
     if beams is not None:
-        needed["beams"] = (beams, spec.beams)
+        needed["beams"] = (beams, share * spec.beams)
     return needed
 
 
@@ -126,13 +136,13 @@ def _measured(rule: Rule, caption: Caption, keywords: Sequence[Evidence]) -> dic
     return measured
 
 
-def _unspoken(rule: Rule, caption: Caption, beams: float | None) -> list[Evidence]:
+def _unspoken(rule: Rule, caption: Caption, beams: float | None, share: float) -> list[Evidence]:
     """Evidence for a rule whose words are not in the best caption: concepts, probes, beams."""
     spec = rule.spec.evidence
     found: list[Evidence] = []
     for word, least in spec.or_concepts.items():
         concept = caption.concepts.get(word)
-        if concept is not None and concept.probability >= least:
+        if concept is not None and concept.probability >= share * least:
             found.append(
                 Evidence(f"concept:{word}", "", NO_SPAN, concept.probability, beams, concept.region)
             )
@@ -140,7 +150,7 @@ def _unspoken(rule: Rule, caption: Caption, beams: float | None) -> list[Evidenc
         nats = caption.scores.get(sentence)
         if nats is not None and nats >= least:
             found.append(Evidence(f"probe:{sentence}", "", NO_SPAN, _at_even_odds(nats), beams))
-    if spec.or_beams is not None and beams is not None and beams >= spec.or_beams:
+    if spec.or_beams is not None and beams is not None and beams >= share * spec.or_beams:
         found.append(Evidence("beams", "", NO_SPAN, beams, beams))
     return found
 

@@ -28,10 +28,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class TextMatch:
-    """What a rule finds in a text; without hits, ``blocked`` says why if something was there."""
+    """What a rule finds in a text; without hits, ``blocked`` says why if something was there.
+
+    ``vetoed`` is whether the text holds what silences the rule, hits or not.
+    """
 
     hits: tuple[Hit, ...] = ()
     blocked: str | None = None
+    vetoed: bool = False
 
 
 _NOTHING = TextMatch()  # one for all texts: it is what rules remember of most
@@ -93,10 +97,13 @@ class TextMatcher:
             hits = [*hits, *one] if one and (hits or not self._needs_any) else []
             if not hits:
                 break
+        vetoed = any(True for _ in self._kept(self._none.find(tokens), tokens, [], []))
         if not hits:
-            return TextMatch(blocked=blocked[0]) if blocked else _NOTHING
-        if any(True for _ in self._kept(self._none.find(tokens), tokens, [], [])):
-            return TextMatch(blocked="vetoed")
+            if blocked or vetoed:
+                return TextMatch(blocked=blocked[0] if blocked else None, vetoed=vetoed)
+            return _NOTHING
+        if vetoed:
+            return TextMatch(blocked="vetoed", vetoed=True)
         return TextMatch(tuple(_widest(hits)))
 
     def _kept(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,13 +13,19 @@ from pipeline.rules.ruleset import RuleSet
 __all__ = ["AlertDifference", "compare", "replay"]
 
 
-def replay(captions: Iterable[Caption], rules: RuleSet) -> Iterator[Alert]:
+Groups = Mapping[str, Sequence[str]]
+"""Camera groups of a configuration: group name to camera names or globs."""
+
+
+def replay(
+    captions: Iterable[Caption], rules: RuleSet, groups: Groups | None = None
+) -> Iterator[Alert]:
     """Alert revisions that captions (each camera's in order of time) raise, and their ends.
 
     ``detected_at`` is the caption's capture time, so that a replay gives the same each time.
     """
     now: list[datetime] = []
-    engine = RuleEngine(rules, clock=_last_of(now))
+    engine = RuleEngine(rules, clock=_last_of(now), groups=groups)
     for caption in captions:
         now[:] = [caption.stamp.captured_at]
         yield from engine.process(caption)
@@ -57,10 +63,12 @@ class _Span:
         return same and mine.first_seen <= other.last_seen and theirs.first_seen <= self.last_seen
 
 
-def compare(captions: Iterable[Caption], before: RuleSet, after: RuleSet) -> AlertDifference:
+def compare(
+    captions: Iterable[Caption], before: RuleSet, after: RuleSet, groups: Groups | None = None
+) -> AlertDifference:
     """Tell which alerts a change of rules takes away, adds and moves in time."""
     stored = list(captions)
-    old, new = _spans(stored, before), _spans(stored, after)
+    old, new = _spans(stored, before, groups), _spans(stored, after, groups)
     ids = {span.started.id for span in old}
     changed = [span for span in new if span.started.id not in ids]
     return AlertDifference(
@@ -75,10 +83,10 @@ def _alone(spans: Sequence[_Span], others: Sequence[_Span]) -> tuple[Alert, ...]
     return tuple(s.started for s in spans if not any(s.meets(other) for other in others))
 
 
-def _spans(captions: Sequence[Caption], rules: RuleSet) -> list[_Span]:
+def _spans(captions: Sequence[Caption], rules: RuleSet, groups: Groups | None) -> list[_Span]:
     started: dict[str, Alert] = {}
     last_seen: dict[str, datetime] = {}
-    for alert in replay(captions, rules):
+    for alert in replay(captions, rules, groups):
         if alert.state is AlertState.STARTED:
             started[alert.id] = alert
         last_seen[alert.id] = alert.last_seen

@@ -171,6 +171,8 @@ class EvidenceSpec(Strict):
     """Concepts, each with how far above this camera's usual probability it must be."""
     usual_over_s: PositiveSeconds = 300.0
     """What is usual is the median over so long; it counts after a fifth of that."""
+    keep_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """An open alert goes on at this share of all these thresholds but those of probes."""
 
     @property
     def speaks_alone(self) -> bool:
@@ -230,7 +232,7 @@ class RuleSpec(Strict):
     zones: tuple[Name, ...] = ()
     schedule: tuple[Schedule, ...] = ()
     min_probability: Probability = 0.0
-    """Least probability of the matched words for an alert to start."""
+    """Least probability of the matched words for a caption to count before an alert is open."""
     keep_probability: Probability | None = None
     """Least probability for an open alert to go on; unset, the same."""
     evidence: EvidenceSpec = EvidenceSpec()
@@ -262,6 +264,11 @@ class RuleSpec(Strict):
             raise ValueError(
                 f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts, "
                 "evidence.or_probes) or a sequence"
+            )
+        if self.sequence and self.evidence.model_fields_set:
+            raise ValueError(
+                f"rule {self.name!r}: the steps of a sequence go by words alone; "
+                "take out 'evidence'"
             )
         if any(not group for group in self.all):
             raise ValueError(f"rule {self.name!r}: an empty list under 'all' can never match")
