@@ -117,38 +117,50 @@ class Capture:
         self._segments.close()
 
     def add(self, spec: CameraSpec) -> None:
-        """Begin to capture one more camera.
-
-        Raises:
-            ValueError: The name is taken.
-            SharedMemoryFull: There is no room for its pictures.
-
-        """
-        if spec.name in self._feeds:
-            raise ValueError(f"camera {spec.name!r} is there already")
-        feed = self._segments.new_feed(spec)
-        self._command(lambda: self._install(feed))
+        """Begin to capture one more camera; see :meth:`alter`."""
+        self.alter(added=(spec,))
 
     def remove(self, camera: str) -> None:
         """Capture a camera no more; its memory is freed when its last frame comes back."""
-        self._command(lambda: self._retire(self._feeds[camera]))
+        self.alter(removed=(camera,))
 
     def change(self, spec: CameraSpec) -> None:
-        """Capture a camera in another way from now on; the others are not touched.
+        """Capture a camera in another way from now on; see :meth:`alter`."""
+        self.alter(changed=(spec,))
+
+    def alter(
+        self,
+        added: Sequence[CameraSpec] = (),
+        changed: Sequence[CameraSpec] = (),
+        removed: Sequence[str] = (),
+    ) -> None:
+        """Add, change and remove cameras, all of it or nothing; the others are not touched.
 
         Raises:
-            SharedMemoryFull: There is no room for its pictures; it goes on as before.
+            ValueError: A name is taken.
+            SharedMemoryFull: There is no room for their pictures; all go on as before.
 
         """
-        new = self._segments.new_feed(spec)
+        if taken := [spec.name for spec in added if spec.name in self._feeds]:
+            raise ValueError(f"camera {taken[0]!r} is there already")
+        feeds = self._segments.new_feeds((*changed, *added))
 
-        def replace() -> None:
-            old = self._feeds[spec.name]
+        def exchange() -> None:
+            for feed in feeds:
+                self._exchange(feed)
+            for name in removed:
+                if name in self._feeds:  # a resumed run has left out what was finished
+                    self._retire(self._feeds[name])
+
+        self._command(exchange)
+
+    def _exchange(self, new: CameraFeed) -> None:
+        """Put a feed in the place of the one of its camera that is there, if one is."""
+        old = self._feeds.get(new.spec.name)
+        if old is not None:
             new.take_over(old)
             self._retire(old)
-            self._install(new)
-
-        self._command(replace)
+        self._install(new)
 
     def release(self, ref: FrameRef) -> None:
         """Give a frame's slot back; any thread, once for every frame taken or dropped."""

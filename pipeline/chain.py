@@ -74,18 +74,20 @@ class Chain:
         """Bring the running stages to another set-up; what does not differ is not touched.
 
         Raises:
-            OSError: There is no room for a camera's shared memory.
+            OSError: There is no room for a camera's shared memory; nothing has changed.
 
         """
+        new = {spec.name: _lane_rules(spec) for spec in found.added}
+        self.lanes.update(new)  # before their first frame may come
+        try:
+            self.capture.alter(found.added, found.changed, found.removed)
+        except (OSError, ValueError):
+            for name in new:
+                del self.lanes[name]
+            raise
+        self.lanes.update({spec.name: _lane_rules(spec) for spec in found.changed})
         for name in found.removed:
-            self.capture.remove(name)
             self.lanes.pop(name, None)
-        for spec in found.changed:
-            self.capture.change(spec)
-            self.lanes[spec.name] = _lane_rules(spec)
-        for spec in found.added:
-            self.lanes[spec.name] = _lane_rules(spec)
-            self.capture.add(spec)
         if found.rules:
             self.rule_stage.replace_rules(setup.rules, camera_groups(setup.config))
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.camera_feed import CameraSpec
 from pipeline.config import Config, ConfigError
 from pipeline.outputs import OutputError
 from pipeline.redaction import redact
-from pipeline.run_setup import Setup
+from pipeline.run_setup import Setup, signatures
 from pipeline.sources import SourceError
 
 __all__ = ["Differences", "Reloader", "camera_groups", "differences"]
 
-_FIXED_SECTIONS = ("model", "redis", "store", "output", "metrics")
+_FIXED_SECTIONS = tuple(
+    section for section in Config.model_fields if section not in ("cameras", "capture", "rules")
+)
 _LOOK_EVERY_S = 1.0
 
 
@@ -108,7 +109,8 @@ class Reloader:
         self._say = say
         self._clock = clock
         self._requested = threading.Event()
-        self._loaded = self._seen = _signatures(setup.files)
+        # As they were when they were read: they may have changed while the model was loading.
+        self._loaded = self._seen = setup.signatures or signatures(setup.files)
         self._look_at_s = clock() + _LOOK_EVERY_S
 
     def request(self) -> None:
@@ -125,12 +127,12 @@ class Reloader:
         if self._clock() < self._look_at_s:
             return False
         self._look_at_s = self._clock() + _LOOK_EVERY_S
-        before, self._seen = self._seen, _signatures(self._setup.files)
+        before, self._seen = self._seen, signatures(self._setup.files)
         at_rest = before == self._seen  # an editor may still be writing
         return at_rest and self._seen != self._loaded
 
     def _reload(self) -> None:
-        self._loaded = self._seen = _signatures(self._setup.files)
+        self._loaded = self._seen = signatures(self._setup.files)
         try:
             new = self._reread()
             if not new.specs:
@@ -141,18 +143,6 @@ class Reloader:
             self._say(f"not reloaded, the run goes on as it was: {redact(str(error))}")
             return
         self._setup = new
-        self._loaded = self._seen = _signatures(new.files)
+        self._loaded = self._seen = new.signatures or signatures(new.files)
         self._say(f"reloaded: {found}")
 
-
-def _signatures(files: Iterable[Path]) -> dict[Path, tuple[int, int, int] | None]:
-    return {path: _signature(path) for path in files}
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """Tell whether a file is another than before, renamed into place or written over."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

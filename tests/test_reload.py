@@ -69,6 +69,45 @@ def test_new_credentials_masks_groups_and_fixed_sections_are_differences():
     assert differences(old, setup({"a": 1}, model={"beam_size": 5})).needs_restart == ("model",)
 
 
+def test_every_section_that_a_reload_leaves_as_it_was_is_said():
+    old, ours = setup({"a": 1}), {"cameras", "capture", "rules"}
+    other = {
+        "webhooks": {"desk": {"url": "https://h/x"}},
+        "mqtt": {"host": "h"},
+        "snapshots": {"blur_faces": True},
+        "clips": {"directory": "d"},
+        "metrics": {"port": 1},
+        "output": {"directory": "d"},
+        "store": {"path": "d"},
+        "redis": {"prefix": "p"},
+        "model": {"beam_size": 5},
+    }
+    assert other.keys() == Config.model_fields.keys() - ours, "a new section belongs here too"
+    found = differences(old, setup({"a": 1}, **other))
+    assert set(found.needs_restart) == other.keys()
+    assert "mqtt" in str(found)
+
+
+def test_a_lexicon_file_is_followed_like_the_rules_that_name_it(tmp_path: Path):
+    lexicon, rules = tmp_path / "words.yaml", tmp_path / "rules.yaml"
+    lexicon.write_text("covers: {beast: [dog]}")
+    rules.write_text("lexicon_files: [words.yaml]\nrules: [{name: x, keywords: [beast]}]")
+    config = Config(rules={"file": str(rules)}, cameras={"a": {"source": "0"}})
+
+    def reread() -> Setup:
+        return read_setup(config, None, [], None)
+
+    applied: list[Setup] = []
+    clock = Clock()
+    reloader = Reloader(reread(), reread, lambda new, _: applied.append(new), lambda _: None, clock)
+    lexicon.write_text("covers: {beast: [dog, cat]}")
+    for _ in range(3):
+        clock.now_s += 1.1
+        reloader.poll()
+    (new,) = applied
+    assert new.rules.rules[0].finds("a cat sits there")
+
+
 class Clock:
     now_s = 0.0
 
@@ -126,6 +165,24 @@ def test_the_command_line_does_not_make_a_cameras_unset_values_its_own():
     assert (own.transport, own.stale_after_s, own.analysis_fps) == ("udp", 9.0, 7.0)
 
 
+def test_a_change_while_the_model_loads_is_not_missed(tmp_path: Path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: [{name: x, keywords: [dog]}]")
+    config = Config(rules={"file": str(rules)}, cameras={"a": {"source": "0"}})
+
+    def reread() -> Setup:
+        return read_setup(config, None, [], None)
+
+    setup, clock = reread(), Clock()
+    rules.write_text("rules: [{name: x, keywords: [dog, cat]}]")
+    said: list[str] = []
+    reloader = Reloader(setup, reread, lambda *_: None, said.append, clock)
+    for _ in range(4):
+        clock.now_s += 1.1
+        reloader.poll()
+    assert said == ["reloaded: rules changed"]
+
+
 @pytest.mark.fault
 def test_cameras_and_rules_change_in_a_running_program(tmp_path: Path):
     port, config, rules = free_port(), tmp_path / "watchword.yaml", tmp_path / "rules.yaml"
@@ -163,6 +220,7 @@ def test_cameras_and_rules_change_in_a_running_program(tmp_path: Path):
             assert process.poll() is None, said()
             until(lambda: get(port, "readyz")[0] == 200, 150)
             until(up("stays", "goes"), 30)
+            opened = samples(port)["camera_reconnects_total", "stays"]  # on a busy machine more
             write({"stays": bikes, "comes": car})
             until(up("stays", "comes"), 30)
             assert "reloaded: added comes; removed goes" in said()
@@ -174,7 +232,7 @@ def test_cameras_and_rules_change_in_a_running_program(tmp_path: Path):
             os.kill(process.pid, signal.SIGHUP)
             until(lambda: "rules changed; model stay as they were until a restart" in said(), 20)
             until(lambda: samples(port).get(("alerts_total", "second"), 0) >= 1, 60)
-            assert samples(port)["camera_reconnects_total", "stays"] == 0
+            assert samples(port)["camera_reconnects_total", "stays"] == opened
         finally:
             process.send_signal(signal.SIGINT)
             code = process.wait(60)

@@ -63,6 +63,17 @@ def test_a_stop_while_the_model_loads_leaves_nothing(live: Program, number: sign
     assert not live.left_behind()
 
 
+def test_a_request_to_reload_while_the_model_loads_is_kept(live: Program, tmp_path: Path):
+    live.child("libtorch")
+    (tmp_path / "config.yaml").write_text("capture:\n  captions_per_second: 2\n")
+    live.process.send_signal(signal.SIGHUP)
+    live.read_until(CAPTION, times=10)  # some seconds: the files are looked at once in one
+    live.process.send_signal(signal.SIGINT)
+    done = live.finish()
+    assert done.returncode == 130, done.stderr
+    assert "reloaded: changed live; model stay as they were" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_or_hung_captioner_is_replaced_and_its_batch_booked(
     live: Program, number: signal.Signals

@@ -18,7 +18,7 @@ from pipeline.commands.common import ExitCode, WrongUse
 from pipeline.config import Config, load_config, problem_text
 from pipeline.outputs import RunSummary
 from pipeline.outputs.terminal import TerminalView
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 from pipeline.reload import Reloader
 from pipeline.run_setup import Setup, read_setup
 
@@ -123,7 +123,7 @@ def watch(read: Callable[[], Setup], *, as_json: bool, quiet: bool) -> ExitCode:
         _take_signals(this_run, this_run.reload_from(read))
         sys.stderr.write(
             f"model {this_run.ready.identity} on {this_run.ready.device}; "
-            f"alerts on {redact(this_run.redis_url)}\n"
+            f"alerts on {redact_url(this_run.redis_url)}\n"
         )
         summary = _go(this_run, view)
         failed = this_run.errors()
@@ -165,10 +165,17 @@ def _told_on_a_terminal(text: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def _stops_like_ctrl_c() -> Iterator[None]:
-    """Until the run can drain, a stop frees all that was started; afterwards all is as it was."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Until the run can drain, a stop frees all that was started; afterwards all is as it was.
+
+    A request to reload is left to the look at the files that comes once the run goes.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        numbers.append(signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         yield
     finally:

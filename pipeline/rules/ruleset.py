@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import ConfigError, Problem, line_of, load_yaml_model
@@ -33,13 +33,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """All rules of a file; ``version`` names their content (12 hex digits), not their form."""
+    """All rules of a file; ``version`` names their content (12 hex digits), not their form.
+
+    ``lexicon_files`` are those that the file names.
+    """
 
     rules: tuple[Rule, ...]
     version: str
     groups: Mapping[str, Sequence[str]]
     path: str = "<rules>"
     rate_limit: RateLimit | None = None
+    lexicon_files: tuple[Path, ...] = ()
 
     @property
     def concepts(self) -> tuple[str, ...]:
@@ -77,14 +81,15 @@ def load_rules(path: str | Path) -> RuleSet:
     file = load_yaml_model(path, RulesFile)
     problems: list[Problem] = []
     extra: list[LexiconFile] = []
-    for name in file.lexicon_files:
+    lexicon_files = tuple(Path(path).parent / name for name in file.lexicon_files)
+    for lexicon_file in lexicon_files:
         try:
-            extra.append(load_yaml_model(Path(path).parent / name, LexiconFile))
+            extra.append(load_yaml_model(lexicon_file, LexiconFile))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError(problems)
-    return make_rules(file, extra, str(path))
+    return replace(make_rules(file, extra, str(path)), lexicon_files=lexicon_files)
 
 
 def make_rules(
