@@ -14,6 +14,7 @@ from pipeline.assembly import Run
 from pipeline.config import Config, load_config
 from pipeline.messages import Alert, CameraEvent, Caption
 from pipeline.outputs import RunSummary
+from pipeline.redaction import redact_loggers
 from pipeline.run_setup import read_setup
 from pipeline.sources import SourceError
 
@@ -50,6 +51,7 @@ def run(
         OutputError: The output directory cannot be written.
 
     """
+    redact_loggers()
     texts = [sources] if isinstance(sources, str) else list(sources)
     file = Path(config) if isinstance(config, (str, Path)) else None
     if file is not None:

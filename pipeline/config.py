@@ -18,9 +18,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from pipeline.channel import Overflow
-from pipeline.redaction import redact
+from pipeline.redaction import redact_url
 from pipeline.sources import parse_source
 
 __all__ = [
@@ -55,6 +56,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 # A camera's name becomes a file name, a Redis key and a metric label.
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -82,7 +84,10 @@ class ConfigError(Exception):
 class Strict(BaseModel):
     """Base of every section: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # What was given may be a password: pydantic's own text does not hold it.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
 
 
 def known_time_zone(name: str) -> str:
@@ -211,7 +216,7 @@ class WebhookConfig(Strict):
     """A URL that events are posted to."""
 
     url: SecretStr
-    """``http://`` or ``https://``; it often holds a token, so it is never shown."""
+    """``http://`` or ``https://``, also with ``user:password@``; often a token, so never shown."""
     secret: SecretStr | None = None
     """Signs each post (Standard Webhooks); ``whsec_…`` or any text."""
     types: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
@@ -226,6 +231,12 @@ class WebhookConfig(Strict):
         parts = urlsplit(url.get_secret_value())
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("a webhook's url begins with http:// or https:// and names a host")
+        host = _HOST_AND_PORT.fullmatch(parts.netloc.rpartition("@")[2])
+        if host is None or int(host[2] or 0) > 65535:
+            raise ValueError(
+                "a webhook's url names no usable host; write '/', '?', '#' in a password as %2F, "
+                "%3F, %23"
+            )
         return url
 
 
@@ -487,17 +498,21 @@ def _explain(
         )
     if detail["type"] == "missing":
         return Problem(name, line, f"{where!r} is missing")
-    message = problem_text(detail)
+    message = problem_text(detail, secret=_is_secret(schema, location))
     return Problem(name, line, f"{where}: {message}" if where else message)
 
 
-def problem_text(detail: Mapping[str, Any]) -> str:
-    """Say what is wrong with one value, in the words of a YAML file, and what was given."""
+def problem_text(detail: Mapping[str, Any], *, secret: bool = False) -> str:
+    """Say what is wrong with one value, in the words of a YAML file, and what was given.
+
+    What was given for a ``secret`` is not shown.
+    """
     said = str(detail["msg"]).removeprefix("Value error, ")
     message = _IN_YAML.get(detail["type"], said.replace("Input should be ", "must be "))
     given = detail.get("input")
-    told = not isinstance(given, (str, int, float)) or repr(given) in message
-    return message if told else f"{message} (given: {redact(repr(given))})"
+    if secret or not isinstance(given, (str, int, float)) or repr(given) in message:
+        return message
+    return f"{message} (given: {redact_url(repr(given))})"
 
 
 def _instead(schema: type[BaseModel], key: str | int, known: Sequence[str]) -> str:
@@ -548,6 +563,18 @@ def _line_of(root: yaml.Node, location: tuple[str | int, ...]) -> int | None:
 
 def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
     """Names of the fields of the model that stands at ``location`` below ``schema``."""
+    return sorted(_fields_at(schema, location))
+
+
+def _is_secret(schema: type[BaseModel], location: tuple[str | int, ...]) -> bool:
+    """Whether what stands at ``location`` is a password, a token, or a URL that holds one."""
+    field = _fields_at(schema, location[:-1]).get(str(location[-1])) if location else None
+    annotation = None if field is None else field.annotation
+    return SecretStr in (annotation, *getattr(annotation, "__args__", ()))
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[str | int, ...]) -> Mapping[str, FieldInfo]:
+    """Fields of the model that stands at ``location`` below ``schema``; none where none stands."""
     current: Any = schema
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
@@ -555,8 +582,8 @@ def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> lis
             if field is not None:  # else an index or a mapping's key: the model is that below it
                 current = _model_in(field.annotation)
     if isinstance(current, type) and issubclass(current, BaseModel):
-        return sorted(current.model_fields)
-    return []
+        return current.model_fields
+    return {}
 
 
 def _model_in(annotation: Any) -> Any:

@@ -8,13 +8,18 @@ import sys
 import threading
 from types import TracebackType
 
-__all__ = ["RedactingFilter", "log_uncaught", "redact"]
+__all__ = ["RedactingFilter", "log_uncaught", "redact", "redact_loggers", "redact_url"]
 
 # user:password@ in a URL. The password may itself hold @ : / ? #, so the match runs greedily to
 # the last @ before white space or a quote; what follows the first @ of a query is never a host.
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<secret>[^\s'\"<>]*)@")
+_WHOLE_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://).*@", re.DOTALL)
+# Names that end so, as in `api_key=`; some cameras have them in the path: `/user=a_password=b`.
 _QUERY_SECRET = re.compile(
-    r"(?P<key>[?&;](?:password|passwd|pwd|pass|token|secret|key|auth)=)[^&\s'\"<>]*", re.IGNORECASE
+    r"(?P<key>[?&;/_][\w.-]{0,40}?"
+    r"(?:password|passwort|passwd|pwd|pass|pas|psw|token|secret|key|auth|signature|sig)=)"
+    r"[^&\s'\"<>]*",
+    re.IGNORECASE,
 )
 
 
@@ -22,6 +27,11 @@ def redact(text: str) -> str:
     """Return ``text`` with the user and password of every URL in it replaced by ``***``."""
     struck = _CREDENTIALS.sub(lambda match: f"{match['scheme']}***@", text)
     return _QUERY_SECRET.sub(lambda match: f"{match['key']}***", struck)
+
+
+def redact_url(url: str) -> str:
+    """:func:`redact` for a text that is one URL, whose password may hold blanks and quotes too."""
+    return redact(_WHOLE_CREDENTIALS.sub(lambda match: f"{match['scheme']}***@", url))
 
 
 class RedactingFilter(logging.Filter):
@@ -36,6 +46,16 @@ class RedactingFilter(logging.Filter):
         if record.exc_text:
             record.exc_text = redact(record.exc_text)
         return True
+
+
+def redact_loggers() -> None:
+    """Filter every logger of this package: in a program of others the handlers are theirs."""
+    package = __name__.partition(".")[0]
+    for name in tuple(logging.root.manager.loggerDict):
+        log = logging.getLogger(name)
+        known = any(isinstance(each, RedactingFilter) for each in log.filters)
+        if name.partition(".")[0] == package and not known:
+            log.addFilter(RedactingFilter())
 
 
 def log_uncaught() -> None:

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -219,7 +219,7 @@ def _network_source(scheme: str, rest: str) -> Source:
     credentials, place = split_credentials(rest)
     if not _HOST.match(place):
         raise SourceError(
-            f"{redact(f'{scheme}://{rest}')}: names no host; "
+            f"{redact_url(f'{scheme}://{rest}')}: names no host; "
             f"write {scheme}://user:password@host:port/path"
         )
     display = f"{scheme}://{'***@' if credentials else ''}{place}"

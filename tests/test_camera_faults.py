@@ -19,18 +19,19 @@ from capture_run import CLIPS, Run
 from hypothesis import given
 from hypothesis import strategies as st
 from media import write_video
-from planted import MARK, ODD_PASSWORD
+from planted import MARK, ODD_PASSWORD, PASSWORD
 from rtsp_server import RtspServer
 from web_camera import web_server
 
 from pipeline import staleness
+from pipeline.api import run as run_from_python
 from pipeline.camera_feed import CameraFeed, FeedState
 from pipeline.capture import CameraSpec
 from pipeline.channel import Overflow
 from pipeline.config import CaptureConfig
 from pipeline.messages import CameraState
 from pipeline.redaction import RedactingFilter, redact
-from pipeline.sources import parse_source
+from pipeline.sources import SourceError, parse_source
 
 STEADY = [k / 25 for k in range(75)]
 
@@ -113,6 +114,24 @@ def test_no_log_record_or_exception_holds_a_password(password: str, text: str):
         )
     RedactingFilter().filter(record)
     assert MARK not in logging.Formatter().format(record)
+
+
+def test_in_a_program_of_others_our_loggers_strike_passwords_out(
+    caplog: pytest.LogCaptureFixture,
+):
+    with pytest.raises(SourceError):
+        run_from_python("there-is-no-such-file.mp4")
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("pipeline.")]
+    ours = [logging.getLogger(name) for name in names]
+    assert {"pipeline.capture", "pipeline.alerts.publisher"} <= {log.name for log in ours}
+    for log in ours:
+        try:
+            raise OSError(f"no rtsp://admin:{PASSWORD}@h/x")
+        except OSError:
+            log.exception("cannot open %s", f"rtsp://admin:{ODD_PASSWORD}@h/x")
+    assert caplog.text.count("cannot open rtsp://***@h/x") == len(ours)
+    assert caplog.text.count("OSError: no rtsp://***@h/x") == len(ours)
+    assert PASSWORD not in caplog.text
 
 
 def test_an_error_nobody_caught_is_printed_without_its_password():

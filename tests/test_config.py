@@ -115,6 +115,21 @@ def test_secret_in_a_wrong_value_is_struck_out(tmp_path: Path) -> None:
     assert "***" in message
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mqtt: {host: broker, password: 48151623}",
+        "webhooks: {desk: {url: https//hooks.example/48151623}}",
+        "webhooks: {desk: {url: 'https://hooks.example/x', secret: 48151623}}",
+        "cameras: {door: {source: 'rtsp://me:x 48151623\"y@'}}",
+    ],
+)
+def test_secret_of_a_wrong_kind_is_not_shown(tmp_path: Path, text: str) -> None:
+    message = refused(write(tmp_path, f"{text}\n"))
+    assert "config.yaml:1: " in message
+    assert "48151623" not in message
+
+
 @given(st.text(st.characters(codec="utf-8"), max_size=70))
 def test_camera_name_is_taken_if_and_only_if_it_is_usable(name: str) -> None:
     data = {"cameras": {name: {"source": "x.mp4"}}}

@@ -6,9 +6,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planted import PASSWORD
 
 from pipeline.frame_clock import FrameSampler, MediaClock
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 from pipeline.sources import SourceError, SourceKind, expand_sources, parse_source
 
 PASSWORDS = st.text(alphabet="abzé漢019@:/#?!&=$+%", min_size=1, max_size=12)
@@ -23,6 +24,33 @@ def test_any_password_is_passed_on_whole_and_never_shown(password: str):
     assert unquote_to_bytes(parts.password or "") == unquote_to_bytes(password)
     shown = "rtsp://***@10.0.0.7:8554/stream"
     assert source.display == redact(text) == shown and repr(source) == f"Source(rtsp, {shown!r})"
+
+
+@given(st.text(alphabet="""ab@:/?# '"<>\n\\é""", min_size=1, max_size=12))
+def test_one_url_is_told_without_its_password_whatever_is_in_it(password: str):
+    assert redact_url(f"redis://me:{password}@h:6379/0") == "redis://***@h:6379/0"
+    text = f"rtsp://admin:{password}@10.0.0.7:8554/stream"
+    if not text.isspace():
+        assert parse_source(text).display == "rtsp://***@10.0.0.7:8554/stream"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "h/user=admin_password={}_channel=1_stream=0.sdp",
+        "h/user=admin&password={}&channel=1",
+        "h/video?loginuse=admin&loginpas={}",
+        "h/video?api_key={}&x=1",
+        "h/video?access_token={}#live",
+        "h/video?PWD={}",
+    ],
+)
+def test_a_password_in_the_path_or_query_is_struck_out_and_passed_on(place: str):
+    source = parse_source(f"rtsp://{place.format(PASSWORD)}")
+    assert PASSWORD in source.location
+    assert PASSWORD not in source.display
+    assert source.display.startswith("rtsp://h/")
+    assert PASSWORD not in redact(f"cannot open {source.location}: refused")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from pipeline.errors import WrongUse
-from pipeline.redaction import redact
+from pipeline.redaction import redact_url
 
 __all__ = ["RedisUnfit", "connect", "unfit_settings"]
 
@@ -39,8 +39,8 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
     """
     if url.startswith(("redis+cluster://", "rediss+cluster://")):
         raise WrongUse(
-            f"Redis URL {redact(url)!r}: Redis Cluster is not supported, as one call writes the "
-            "stream, the review state and the snapshot together, which lie in different slots; "
+            f"Redis URL {redact_url(url)!r}: Redis Cluster is not supported, as one call writes "
+            "the stream, the review state and the snapshot together, which lie in different slots; "
             "use a single server, or Sentinel"
         )
     settings: dict[str, Any] = {
@@ -54,7 +54,7 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
         return redis.Redis.from_url(url, **settings)
     except (ValueError, TypeError):  # its text may quote part of a password with '/', '?' or '#'
         raise WrongUse(
-            f"Redis URL {redact(url)!r} is not usable: it begins with redis://, rediss://, "
+            f"Redis URL {redact_url(url)!r} is not usable: it begins with redis://, rediss://, "
             "unix:// or redis+sentinel://, the port is a number, and '/', '?', '#' in a password "
             "are written %2F, %3F, %23"
         ) from None

@@ -15,7 +15,9 @@ import time
 import urllib.error
 import urllib.request
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from pipeline.alerts.publisher import EventRefused, SinkError
 from pipeline.config import WebhookConfig
@@ -30,6 +32,9 @@ _REFUSED = {
     HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 """Answers about the event itself; sending it again would bring the same."""
+
+_AS_WRITTEN = "/?%:@!$&'()*+,;=~"
+"""What a path or query keeps; the rest, blanks and letters beyond ASCII, is quoted."""
 
 
 class WebhookSink:
@@ -66,8 +71,12 @@ class WebhookSink:
         except urllib.error.HTTPError as error:
             kind = EventRefused if error.code in _REFUSED else SinkError
             raise kind(f"{self.name} answers {error.code} {error.reason}") from error
-        except (OSError, ValueError) as error:
-            raise SinkError(f"{self.name} does not answer: {error}") from error
+        except (OSError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise SinkError(f"{self.name} does not answer: {reason}") from error
+
+    def idle(self) -> None:
+        """Nothing to do without an event."""
 
     def close(self) -> None:
         """Nothing is held between posts."""
@@ -87,8 +96,22 @@ class WebhookSink:
         if self._config.secret is not None:
             secret = self._config.secret.get_secret_value()
             headers["webhook-signature"] = signature(secret, entry.id, timestamp, body)
-        url = self._config.url.get_secret_value()
+        url, login = _address(self._config.url.get_secret_value())
+        if login is not None:
+            headers["authorization"] = f"Basic {base64.b64encode(login).decode()}"
         return urllib.request.Request(url, body, headers, method="POST")
+
+
+def _address(url: str) -> tuple[str, bytes | None]:
+    """Where to post, in ASCII and without ``user:password@``; and that, for a Basic login.
+
+    Left in the URL, the library would take the password for a port and say it in its error.
+    """
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    place = quote(parts.path or "/", safe=_AS_WRITTEN)
+    query = f"?{quote(parts.query, safe=_AS_WRITTEN)}" if parts.query else ""
+    return f"{parts.scheme}://{host}{place}{query}", unquote_to_bytes(login) if at else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.alerts.server import running_servers
 from pipeline.errors import WrongUse
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 from pipeline.run_setup import SHIPPED_RULES
 
 __all__ = [
@@ -65,4 +65,4 @@ def redis_of_alerts(given: str | None) -> str:
 def redis_hint(url: str, error: Exception) -> str:
     """Say in a sentence that Redis does not answer, and what to do."""
     said = redact(str(error)).rstrip(".")
-    return f"Redis at {redact(url)}: {said}; is a run going on, or its --redis-url another?"
+    return f"Redis at {redact_url(url)}: {said}; is a run going on, or its --redis-url another?"

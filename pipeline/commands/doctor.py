@@ -28,7 +28,7 @@ from pipeline.commands.common import SHIPPED_RULES, ExitCode, WrongUse
 from pipeline.commands.run import merged
 from pipeline.config import Config, load_config
 from pipeline.outputs.lines import to_json_line
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 from pipeline.rules import load_rules
 from pipeline.services import start_captioner
 from pipeline.slots import SharedMemoryFull, SlotLayout, fitting_slots, shared_room_bytes
@@ -166,7 +166,7 @@ def _redis(settings: Config) -> str:
             client.ping()
         finally:
             client.close()
-        return f"{redact(settings.redis.url)} answers"
+        return f"{redact_url(settings.redis.url)} answers"
     with EmbeddedRedis():
         return "our own server starts"
 

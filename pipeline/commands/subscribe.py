@@ -11,7 +11,7 @@ import typer
 from pipeline.alerts import subscribe as follow
 from pipeline.alerts.render import event_line
 from pipeline.commands.common import RedisUrl, redis_of_alerts
-from pipeline.redaction import redact
+from pipeline.redaction import redact_url
 
 __all__ = ["subscribe"]
 
@@ -45,7 +45,7 @@ def subscribe(  # noqa: PLR0913
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = redis_of_alerts(redis_url)
-    sys.stderr.write(f"following alerts on {redact(url)}\n")
+    sys.stderr.write(f"following alerts on {redact_url(url)}\n")
     events = follow(
         url,
         cameras=camera,
