@@ -165,7 +165,7 @@ class Run:
         captioner, self.ready = start_captioner(
             config.model, self.rules, CAPTIONER_FACTORY, self._stack, live=live
         )
-        self.services = open_services(config, self.rules, self._stack)
+        self.services = open_services(config, self.rules, self.specs, self._stack)
         # After the store is held: the files may be those of a run that is still going.
         self._begin_or_resume()
         self._outputs = self._open_outputs()
@@ -202,6 +202,7 @@ class Run:
             chain.rule_stage,
             services.store,
             services.publisher,
+            services.publishers,
         )
 
     def _begin_or_resume(self) -> None:
@@ -234,8 +235,10 @@ class Run:
         for spec in found.added:
             self._outputs.add(self._camera_source(spec))
         self.chain.apply(setup, found)
-        if new := sorted(set(setup.rules.concepts) - set(self.rules.concepts)):
-            self.view.message(f"the model is asked for {', '.join(new)} only after a restart")
+        asked = {*self.rules.concepts, *self.rules.probes}
+        if new := sorted({*setup.rules.concepts, *setup.rules.probes} - asked):
+            wanted = ", ".join(map(repr, new))
+            self.view.message(f"the model is asked for {wanted} only after a restart")
         self._cameras |= {spec.name: spec for spec in (*found.added, *found.changed)}
 
     def _open_outputs(self) -> OutputSet:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pipeline.alerts import Publisher
+from pipeline.alerts.publisher import Publishers
 from pipeline.capture import Capture
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, Caption, FrameRef
@@ -39,6 +40,8 @@ class RunParts:
     rules: RuleStage
     store: Store
     publisher: Publisher
+    """Redis's."""
+    publishers: Publishers
 
 
 class Metrics:
@@ -122,6 +125,7 @@ class _Books:
         yield from self._frames()
         yield from self._cameras()
         yield from self._alerts()
+        yield from self._sinks()
         depth = _gauge("queue_depth", "Items that wait for a stage or are in it.", "stage")
         for health in self._parts.supervisor.health():
             depth.add_metric([health.stage], health.queued)
@@ -173,6 +177,14 @@ class _Books:
         failures = _counter("publish_failures", "Attempts to publish that failed.")
         failures.add_metric([], self._parts.publisher.failures)
         yield from (started, suppressed, depth, failures)
+
+    def _sinks(self) -> Iterator[Metric]:
+        waiting = _gauge("sink_waiting", "Events that wait for Redis, a webhook, MQTT.", "sink")
+        failures = _counter("sink_failures", "Attempts to hand over that failed.", "sink")
+        for sink, count in self._parts.publishers.failures().items():
+            waiting.add_metric([sink], self._parts.store.depth(sink))
+            failures.add_metric([sink], count)
+        yield from (waiting, failures)
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:

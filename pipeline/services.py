@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from pipeline.alerts.mqtt import MqttSink
 from pipeline.alerts.publisher import Publishers, Sink
 from pipeline.alerts.redis_client import RedisUnfit, connect
 from pipeline.alerts.webhook import WebhookSink
+from pipeline.camera_feed import CameraSpec
 from pipeline.captioner import CaptionerProcess
 from pipeline.captioner_messages import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, RedisConfig
 from pipeline.errors import WrongUse
-from pipeline.redaction import redact
+from pipeline.redaction import redact, redact_url
 from pipeline.reload import camera_groups
 from pipeline.rules import ReviewBook, RuleSet
 from pipeline.store import REDIS, Housekeeper, Retention, Store, exclusive
@@ -89,7 +91,9 @@ def check_redis_url(config: RedisConfig) -> None:
         connect(config.url, config.timeout_s).close()
 
 
-def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
+def open_services(
+    config: Config, rules: RuleSet, specs: Sequence[CameraSpec], stack: ExitStack
+) -> Services:
     """Open the store, find or start a Redis, start what talks to it; ``stack`` closes all.
 
     Raises:
@@ -104,7 +108,7 @@ def open_services(config: Config, rules: RuleSet, stack: ExitStack) -> Services:
     sink = RedisSink(config.redis, redis_url)
     _check(sink, redis_url)
     publisher = Publisher(store, sink)
-    others = [Publisher(store, other) for other in _other_sinks(config, rules)]
+    others = [Publisher(store, other) for other in _other_sinks(config, rules, specs)]
     publishers = Publishers([publisher, *others])
     publishers.start()
     stack.callback(publishers.stop, 0.0)
@@ -120,24 +124,25 @@ def _check(sink: RedisSink, redis_url: str) -> None:
     try:
         sink.check()
     except RedisUnfit as error:
-        raise WrongUse(f"Redis at {redact(redis_url)} {error}") from None
+        raise WrongUse(f"Redis at {redact_url(redis_url)} {error}") from None
     except RedisError as error:
         sys.stderr.write(
-            f"Redis at {redact(redis_url)} does not answer yet ({redact(str(error))}); "
+            f"Redis at {redact_url(redis_url)} does not answer yet ({redact(str(error))}); "
             "alerts wait in the outbox until it does\n"
         )
 
 
-def _other_sinks(config: Config, rules: RuleSet) -> list[Sink]:
+def _other_sinks(config: Config, rules: RuleSet, specs: Sequence[CameraSpec]) -> list[Sink]:
     sinks: list[Sink] = [WebhookSink(name, hook) for name, hook in config.webhooks.items()]
     if config.mqtt is not None:
         groups = camera_groups(config)
         known = [
-            (camera, rule.spec.name)
-            for camera in config.cameras
-            for rule in rules.of_camera(camera, groups)
+            (spec.name, rule.spec.name)
+            for spec in specs
+            for rule in rules.of_camera(spec.name, groups)
         ]
-        sinks.append(MqttSink(config.mqtt, known))
+        live = [spec.name for spec in specs if spec.source.live]
+        sinks.append(MqttSink(config.mqtt, known, live))
     return sinks
 
 

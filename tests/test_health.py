@@ -44,6 +44,8 @@ NAMES = {
     "timestamp_faults",
     "outbox_depth",
     "publish_failures",
+    "sink_waiting",
+    "sink_failures",
 }
 
 
@@ -100,6 +102,7 @@ def test_a_run_is_ready_while_its_camera_is_up_and_its_books_are_served(tmp_path
                         "max_frame_age_s": 60.0,
                     },
                     "metrics": {"port": 1},  # the command line has another
+                    "webhooks": {"desk": {"url": f"http://127.0.0.1:{free_port()}/"}},
                     "output": {"directory": str(tmp_path)},
                     "store": {"path": str(tmp_path / "watchword.sqlite3")},
                 }
@@ -131,6 +134,10 @@ def test_a_run_is_ready_while_its_camera_is_up_and_its_books_are_served(tmp_path
             server.kill()
             until(lambda: get(port, "readyz")[0] == 503, 60)
             assert "none of 1 is up" in get(port, "readyz")[1]
+            # That the camera is away waits for the webhook, which is away itself, and for no other.
+            until(lambda: samples(port)["sink_failures_total", "webhook:desk"] >= 1)
+            until(lambda: samples(port)["sink_waiting", "redis"] == 0)
+            assert samples(port)["sink_waiting", "webhook:desk"] >= 1
             assert get(port, "healthz")[0] == 200
         finally:
             process.send_signal(signal.SIGINT)

@@ -10,15 +10,17 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from planted import ODD_PASSWORD, PASSWORD
 from pydantic import ValidationError
 from valkey_server import free_port
 from waiting import until
@@ -28,6 +30,7 @@ from pipeline.alerts.mqtt import MqttSink
 from pipeline.alerts.publisher import Publishers
 from pipeline.alerts.webhook import WebhookSink, signature
 from pipeline.config import Config, MqttConfig, WebhookConfig
+from pipeline.errors import WrongUse
 from pipeline.messages import Alert, AlertState, CameraEvent, CameraState, FrameStamp
 from pipeline.store import Store
 
@@ -49,6 +52,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.got: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         self.answers: list[int] = []
 
     @property
@@ -65,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         code = self.server.answers.pop(0) if self.server.answers else 204
+        self.server.paths.append(self.path)
         if code == 204:
             self.server.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
         self.send_response(code)
@@ -167,14 +172,63 @@ def test_receiver_that_is_away_delays_no_other_sink(hooked: Store, receiver: Rec
     assert time.monotonic() - begun < 5
 
 
+def test_login_of_a_url_is_sent_as_such_and_never_shown(
+    receiver: Receiver, hooked: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answers = [503]
+    password = quote(ODD_PASSWORD, safe="@:")  # what need not be quoted is not
+    port = receiver.server_address[1]
+    hooked.record([(_alert("a1"), None)])
+    publisher = _desk(hooked, f"http://desk:{password}@127.0.0.1:{port}/a b/é?k=v w&q=%20")
+    until(lambda: len(receiver.got) == 1)
+    assert publisher.stop() == 0
+    ((headers, _),) = receiver.got
+    scheme, _, login = headers["authorization"].partition(" ")
+    assert (scheme, base64.b64decode(login).decode()) == ("Basic", f"desk:{ODD_PASSWORD}")
+    assert receiver.paths[-1] == "/a%20b/%C3%A9?k=v%20w&q=%20"
+    assert "503" in caplog.text
+    assert not any(piece in caplog.text for piece in ("horse7Xq", "batt3ryXq", "st4pleXq"))
+
+
+def test_receiver_that_speaks_no_http_is_said_in_a_line(
+    hooked: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def babble() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.sendall(b"220 mail is here\r\n")
+                    connection.close()
+
+        threading.Thread(target=babble, daemon=True).start()
+        hooked.record([(_alert("a1"), None)])
+        publisher = _desk(hooked, f"http://127.0.0.1:{listener.getsockname()[1]}/t0ken")
+        until(lambda: publisher.failures > 2)
+        assert publisher.stop(0.1) == 1
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert "webhook:desk does not answer" in record.getMessage()
+    assert "t0ken" not in caplog.text
+
+
 def _config(url: str) -> WebhookConfig:
     return WebhookConfig.model_validate({"url": url})
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "file:///etc/passwd", "http://", "desk"])
-def test_only_http_is_a_webhook(url: str) -> None:
-    with pytest.raises(ValidationError, match="http"):
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://host/x", "file:///etc/passwd", "http://", "desk", "http://host:t0ken/x"),
+        *(f"http://desk:{PASSWORD}/1@host/x", "http://ho st/x", "https://host:70000/x"),
+    ],
+)
+def test_only_http_is_a_webhook_and_a_wrong_url_is_not_shown(url: str) -> None:
+    with pytest.raises(ValidationError, match="webhook's url") as caught:
         _config(url)
+    assert "input_value" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
 
 
 def test_secrets_are_in_no_text_of_the_configuration() -> None:
@@ -186,6 +240,14 @@ def test_secrets_are_in_no_text_of_the_configuration() -> None:
     )
     for text in (repr(config), str(config), config.model_dump_json()):
         assert not any(secret in text for secret in ("t0ken", "hunter2", "hunter3"))
+
+
+def test_file_without_certificates_is_said(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.pem", tmp_path / "empty.pem"):
+        config = MqttConfig(host="broker", tls=True, ca_file=str(path))
+        with pytest.raises(WrongUse, match=path.name):
+            MqttSink(config)
+        (tmp_path / "empty.pem").write_text("")
 
 
 @contextlib.contextmanager
@@ -233,9 +295,9 @@ class Listener:
         self._client.loop_stop()
 
 
-def _mqtt(store: Store, port: int, *known: tuple[str, str]) -> Publisher:
+def _mqtt(store: Store, port: int, *known: tuple[str, str], live: Sequence[str] = ()) -> Publisher:
     config = MqttConfig(host="127.0.0.1", port=port, timeout_s=1.0)
-    publisher = Publisher(store, MqttSink(config, known))
+    publisher = Publisher(store, MqttSink(config, known, live))
     publisher.start()
     return publisher
 
@@ -268,6 +330,32 @@ def test_home_assistant_finds_cameras_and_sees_alerts(tmp_path: Path) -> None:
         assert config["availability_topic"] == "watchword/status"
         assert config["state_topic"].startswith("watchword/")
         assert config["device"]["identifiers"] == [topic.split("/")[1]]
+    store.close()
+
+
+@pytest.mark.fault
+def test_home_assistant_knows_of_cameras_before_anything_happens(tmp_path: Path) -> None:
+    port = free_port()
+    store = Store(tmp_path / "store.db", sinks=("mqtt",))
+    with _broker(tmp_path, port):
+        left = Client(CallbackAPIVersion.VERSION2)
+        left.connect("127.0.0.1", port)
+        left.loop_start()  # what a run before, whose camera was away, has left
+        left.publish("watchword/gate/connectivity", "OFF", qos=1, retain=True).wait_for_publish(5.0)
+        left.disconnect()
+        left.loop_stop()
+        publisher = _mqtt(store, port, ("gate", "cats"), live=["gate"])
+        listener = Listener(port)
+        base = "homeassistant/binary_sensor/watchword_gate"
+        until(lambda: {f"{base}/cats/config", f"{base}/connectivity/config"} <= set(listener.heard))
+        until(lambda: listener.heard["watchword/gate/connectivity"][-1] == b"ON")
+        offline = CameraEvent("gate", CameraState.OFFLINE, "no frames", _AT, None, 1)
+        store.record([(encode_camera_event(offline), None)])
+        publisher.wake()
+        until(lambda: listener.heard["watchword/gate/connectivity"][-1] == b"OFF")
+        assert publisher.stop() == 0
+        listener.close()
+    assert "watchword/gate/cats/state" not in listener.heard  # nobody knows yet
     store.close()
 
 

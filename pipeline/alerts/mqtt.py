@@ -5,6 +5,7 @@ Needs the extra ``watchword[mqtt]`` (paho-mqtt).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["MqttSink"]
 
 _OPEN = {"started": "ON", "updated": "ON", "ended": "OFF"}
-_CAMERA = {"online": ("connectivity", "ON"), "offline": ("connectivity", "OFF")}
+_CAMERA = {"online": "ON", "offline": "OFF"}
+_CONNECTIVITY = "connectivity"
 _MAX_QUEUED = 100
 
 
@@ -34,21 +36,29 @@ class MqttSink:
         config: The broker.
         known: (camera, rule) pairs that Home Assistant hears of at once; others at their first
             alert.
+        live: Cameras whose connection it hears of at once; they count as connected until it is
+            told otherwise, for one that works from the start raises no event.
 
     Raises:
-        WrongUse: paho-mqtt is not installed.
+        WrongUse: paho-mqtt is not installed, or ``ca_file`` holds no certificates.
 
     """
 
     name = "mqtt"
     longest_retry_s = 10.0
 
-    def __init__(self, config: MqttConfig, known: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        config: MqttConfig,
+        known: Iterable[tuple[str, str]] = (),
+        live: Iterable[str] = (),
+    ) -> None:
         if importlib.util.find_spec("paho") is None:
             raise WrongUse("mqtt needs paho-mqtt: pip install 'watchword[mqtt]'")
         self.timeout_s = config.timeout_s
         self._config = config
         self._known = tuple(known)
+        self._connected = dict.fromkeys(live, "ON")
         self._announced: set[tuple[str, str]] = set()
         self._error = "not connected yet"
         self._client = self._connect()
@@ -62,7 +72,7 @@ class MqttSink:
         """
         if not self._client.is_connected():
             raise SinkError(f"MQTT broker {self._config.host}: {self._error}")
-        self._announce(self._known)
+        self._announce_all()
         event = json.loads(entry.event)
         data = event["data"]
         self._publish(f"{self._config.prefix}/events", entry.event, retain=False)
@@ -71,10 +81,18 @@ class MqttSink:
         else:
             self._camera(event["type"], data)
 
+    def idle(self) -> None:
+        """Let Home Assistant know of cameras and rules before anything happens on them."""
+        if self._client.is_connected():
+            with contextlib.suppress(SinkError):  # again in a second
+                self._announce_all()
+
     def close(self) -> None:
         """Say that we are offline, and hang up."""
         if self._client.is_connected():
-            self._client.publish(self._status, "offline", qos=1, retain=True).wait_for_publish(1.0)
+            with contextlib.suppress(RuntimeError, ValueError):  # else its last will says it
+                gone = self._client.publish(self._status, "offline", qos=1, retain=True)
+                gone.wait_for_publish(1.0)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -92,7 +110,7 @@ class MqttSink:
             secret = None if password is None else password.get_secret_value()
             client.username_pw_set(self._config.username, secret)
         if self._config.tls:
-            client.tls_set_context(ssl.create_default_context(cafile=self._config.ca_file))
+            client.tls_set_context(_trusting(self._config.ca_file))
         client.will_set(self._status, "offline", qos=1, retain=True)
         client.max_queued_messages_set(_MAX_QUEUED)
         client.reconnect_delay_set(1, 10)
@@ -133,17 +151,25 @@ class MqttSink:
             self._publish(f"{base}/state", state)
 
     def _camera(self, kind: str, data: dict[str, Any]) -> None:
-        change = _CAMERA.get(kind.rsplit(".", 1)[1])
-        if change is not None:
-            device_class, state = change
-            topic = self._topic(data["camera"], device_class)
-            self._discover(
-                "binary_sensor",
-                data["camera"],
-                device_class,
-                {"name": "Connection", "device_class": device_class, "state_topic": topic},
-            )
-            self._publish(topic, state)
+        state = _CAMERA.get(kind.rsplit(".", 1)[1])
+        if state is not None:
+            self._connected[data["camera"]] = state
+            self._announced.discard((data["camera"], _CONNECTIVITY))
+            self._announce_connection(data["camera"])
+
+    def _announce_all(self) -> None:
+        self._announce(self._known)
+        for camera in self._connected:
+            self._announce_connection(camera)
+
+    def _announce_connection(self, camera: str) -> None:
+        if (camera, _CONNECTIVITY) in self._announced:
+            return
+        topic = self._topic(camera, _CONNECTIVITY)
+        entity = {"name": "Connection", "device_class": _CONNECTIVITY, "state_topic": topic}
+        self._discover("binary_sensor", camera, _CONNECTIVITY, entity)
+        self._publish(topic, self._connected[camera])
+        self._announced.add((camera, _CONNECTIVITY))
 
     def _announce(self, subjects: Iterable[tuple[str, str]]) -> None:
         for camera, rule in subjects:
@@ -177,6 +203,14 @@ class MqttSink:
 
     def _topic(self, camera: str, what: str) -> str:
         return f"{self._config.prefix}/{camera}/{what}"
+
+
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl's own among them
+        reason = error.strerror or str(error)
+        raise WrongUse(f"mqtt.ca_file {ca_file}: no certificates in it: {reason}") from None
 
 
 def _identifier(text: str) -> str:

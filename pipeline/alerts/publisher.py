@@ -48,6 +48,12 @@ class Sink(Protocol):
 
         """
 
+    def idle(self) -> None:
+        """Do what need not wait for an event; called about once a second while none waits.
+
+        Raises nothing for a sink that is away.
+        """
+
     def close(self) -> None:
         """Hang up."""
 
@@ -126,6 +132,7 @@ class Publisher:
             if self._drain_by is not None and (not sent or self._past_drain()):
                 return
             if not sent:
+                self._sink.idle()
                 self._wake.wait(1.0)
                 self._wake.clear()
 
@@ -176,6 +183,10 @@ class Publishers:
 
     def __init__(self, publishers: Sequence[Publisher]) -> None:
         self._publishers = tuple(publishers)
+
+    def failures(self) -> dict[str, int]:
+        """How many tries of each sink have failed."""
+        return {publisher.sink: publisher.failures for publisher in self._publishers}
 
     def start(self) -> None:
         """Start all threads."""

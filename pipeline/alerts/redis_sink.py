@@ -93,6 +93,9 @@ class RedisSink:
         except RedisUnfit as error:
             raise SinkError(f"Redis {error}") from error
 
+    def idle(self) -> None:
+        """Nothing to do without an event."""
+
     def publish_caption(self, camera: str, line: str) -> None:
         """Send a caption line to whoever listens now; an error pauses this for a second."""
         if time.monotonic() < self._caption_pause_until_s:
