@@ -57,11 +57,11 @@ _OF_NOUNS = {("no",), ("without",), ("none",), ("neither",), ("nor",)} | {
 }
 _OF_NOUNS |= {("rather", "than"), ("fake",), ("toy",), ("mock",), ("staged",), ("practice",)}
 # What may stand between such a cue and its noun without being one itself.
-_BEFORE_A_NOUN = frozenset(
+_FILLERS = (
     "a an the any his her their its this that sort kind type of sign trace use real true actual "
-    "visible apparent obvious single other more such big large small little long sharp loaded "
-    "open".split()
+    "visible apparent obvious single other more such big large small little long sharp loaded open"
 )
+_BEFORE_A_NOUN = frozenset(_FILLERS.split(" "))
 _AUXILIARY = frozenset({"be", "have"})
 
 
@@ -106,7 +106,7 @@ def _is_done(
 
 
 def _cue_between(tokens: Sequence[Token], at: int, begin: int) -> str | None:
-    """The cue at token ``at``, between two words of a match, that speaks of the one at ``begin``."""
+    """The cue at token ``at``, between two words of a match, about the one at ``begin``."""
     for words, end in _cues_at(tokens, at, begin):
         others = [token for token in tokens[end:begin] if token.form not in _BEFORE_A_NOUN]
         if len(others) <= (words not in _OF_NOUNS) and not _is_a_verb(tokens, at, begin):
@@ -120,9 +120,7 @@ def _is_a_verb(tokens: Sequence[Token], at: int, begin: int) -> bool:
     return one and tokens[begin].form.endswith(("s", "ing"))
 
 
-def _cues_at(
-    tokens: Sequence[Token], at: int, begin: int
-) -> Iterator[tuple[tuple[str, ...], int]]:
+def _cues_at(tokens: Sequence[Token], at: int, begin: int) -> Iterator[tuple[tuple[str, ...], int]]:
     """Cues that begin at token ``at`` and end before ``begin``, with the token after them."""
     if tokens[at].form.endswith("n't"):
         yield ("not",), at + 1

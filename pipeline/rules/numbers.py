@@ -43,9 +43,7 @@ _VAGUE: dict[tuple[str, ...], int] = {
     ("hundreds", "of"): 200,
 }
 _LONGEST = max(map(len, _VAGUE))
-_AT_MOST = frozenset(
-    {("less", "than"), ("fewer", "than"), ("at", "most"), ("up", "to")}
-)
+_AT_MOST = frozenset({("less", "than"), ("fewer", "than"), ("at", "most"), ("up", "to")})
 
 
 def least_number_at(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:

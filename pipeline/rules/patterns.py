@@ -142,7 +142,9 @@ class Pattern:
 
     def _with_near(self, tokens: Sequence[Token], left: Way) -> Iterator[Way]:
         begin, end = left[0][0], left[-1][1]
-        for at in range(max(0, begin - self.distance - 4), min(len(tokens), end + self.distance + 1)):
+        for at in range(
+            max(0, begin - self.distance - 4), min(len(tokens), end + self.distance + 1)
+        ):
             for right in _ways(self.near, tokens, at):
                 apart = max(right[0][0] - end, begin - right[-1][1])
                 both = tuple(sorted(left + right))
