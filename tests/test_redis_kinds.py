@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,14 @@ import trustme
 from valkey_server import free_port, tls_in_front, valkey
 from waiting import until
 
-from pipeline.alerts import EmbeddedRedis, Publisher, RedisSink, encode_alert, subscribe
+from pipeline.alerts import (
+    EmbeddedRedis,
+    Publisher,
+    RedisSink,
+    Reviewer,
+    encode_alert,
+    subscribe,
+)
 from pipeline.alerts.redis_client import RedisUnfit, connect, unfit_settings
 from pipeline.alerts.server import EmbeddedRedisError
 from pipeline.config import RedisConfig
@@ -89,19 +97,28 @@ def test_tls_of_a_stranger_is_not_trusted(
 
 
 def test_acl_user_with_the_documented_rights(server: EmbeddedRedis, store: Store) -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    rights = guide.partition("An ACL user needs")[2].partition("Redis Cluster")[0]
+    commands = re.findall(r"`([A-Z ]+)`", rights)
+    assert {"EVAL", "XADD", "XACK", "SCRIPT LOAD"} <= set(commands)
     admin = redis.Redis.from_url(server.url)
-    commands = (
-        "eval evalsha script|load exists xadd set hset hget expire time zadd zremrangebyscore"
-        " publish info"
-    )
     admin.acl_setuser(
         "writer", enabled=True, passwords=["+hunter3"], keys=["watchword:*"],
-        channels=["watchword:*"], commands=[f"+{name}" for name in commands.split()], reset=True,
+        channels=["watchword:*"], reset=True,
+        commands=[f"+{name.lower().replace(' ', '|')}" for name in commands],
     )  # fmt: skip
-    publisher = _publish(store, server.url.replace("//", "//writer:hunter3@"))
+    url = server.url.replace("//", "//writer:hunter3@")
+    publisher = _publish(store, url)
     assert publisher.stop() == 0
     assert publisher.failures == 0
     assert admin.xlen("watchword:alerts") == 1
+    for group in (None, "desk", "desk"):  # the second time it is there
+        events = subscribe(url, since="1d", group=group, consumer="a", claim_idle_s=0.0)
+        assert next(events).data["alert_id"] == "a1"
+        events.close()
+    with connect(url, 1.0) as client:
+        assert [record.id for record in Reviewer(client).list()] == ["a1"]
+        assert Reviewer(client).acknowledge("a", "ann").revision == 1
 
 
 def test_wrong_password_waits_and_is_not_shown(

@@ -252,6 +252,9 @@ def test_review_in_redis_reaches_subscribers_and_fits_the_schema(
         reviewer = Reviewer(client)
         assert [record.status for record in reviewer.list()] == ["open"]
         assert reviewer.acknowledge(alert.id[:6], "ann", "seen it").revision == 1
+        key = f"watchword:alert:{alert.id}"
+        assert 0 < client.ttl(key) <= 7 * 24 * 3600
+        client.expire(key, 30 * 24 * 3600)  # as where redis.snapshot_ttl_s is longer
         with pytest.raises(ReviewError, match="acknowledged by ann"):
             reviewer.acknowledge(alert.id, "bob")
         reviewer.snooze(alert.id, 60.0, "bob")
@@ -263,7 +266,7 @@ def test_review_in_redis_reaches_subscribers_and_fits_the_schema(
             reviewer.resolve("nope", "dan")
         record = reviewer.show(alert.id)
         assert (record.status, record.review and record.review["revision"]) == ("resolved", 3)
-        assert 0 < client.ttl(f"watchword:alert:{alert.id}") <= 7 * 24 * 3600
+        assert client.ttl(key) > 29 * 24 * 3600
         raw: Any = client.xrange("watchword:alerts")
     events = [json.loads(fields[b"event"]) for _, fields in raw]
     assert [event["type"].rsplit(".")[-1] for event in events] == [

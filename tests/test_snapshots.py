@@ -52,9 +52,10 @@ def test_a_face_at_the_border_is_blurred_as_far_as_it_is_seen(
     assert (blur_faces(picture, lambda _: [box]) != picture).any()
 
 
-def test_rather_no_picture_than_a_clear_face() -> None:
+@pytest.mark.parametrize("error", [cv2.error("broken"), ValueError("broken"), IndexError()])
+def test_rather_no_picture_than_a_clear_face(error: Exception) -> None:
     def fails(picture: NDArray[np.uint8]) -> list[tuple[float, float, float, float]]:
-        raise cv2.error("broken")
+        raise error
 
     assert SnapshotTaker(faces=fails).take(alert_at(0), noise()) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
@@ -106,6 +107,27 @@ def test_subscriber_that_was_away_reads_what_it_missed(server: EmbeddedRedis, st
     _publish(store, server.url, "a2", "a3")
     back = subscribe(server.url, since=last.stream_id)
     assert [event.data["alert_id"] for event in islice(back, 2)] == ["a2", "a3"]
+
+
+def test_what_is_no_event_of_ours_is_passed_over(
+    server: EmbeddedRedis, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = redis.Redis.from_url(server.url)
+    strange = {"id": "1", "type": "x", "time": "y"}
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        json.dumps(strange | {"data": []}),
+        json.dumps(strange | {"data": {}}),
+    ):
+        client.xadd("watchword:alerts", {"event": text})
+    client.xadd("watchword:alerts", {"other": "field"})
+    _publish(store, server.url, "a1")
+    for group in (None, "desk"):
+        event = next(subscribe(server.url, since="1d", group=group))
+        assert event.data["alert_id"] == "a1"
+    assert caplog.text.count("no event of ours") == 12
 
 
 def test_since_a_time_starts_with_its_millisecond(server: EmbeddedRedis) -> None:

@@ -26,7 +26,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 or ARGV[7] == '1' then
   if (redis.call('HGET', KEYS[1], 'review_revision') or '0') ~= ARGV[1] then return 0 end
   redis.call('HSET', KEYS[1], 'review_revision', ARGV[2], 'review', ARGV[3])
   redis.call('HSET', KEYS[1], 'review_event', ARGV[4])
-  redis.call('EXPIRE', KEYS[1], ARGV[5])
+  if redis.call('TTL', KEYS[1]) < tonumber(ARGV[5]) then redis.call('EXPIRE', KEYS[1], ARGV[5]) end
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'event', ARGV[4])
   redis.call('PUBLISH', KEYS[2], ARGV[4])
   redis.call('PUBLISH', KEYS[3], ARGV[4])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,7 +32,7 @@ class SnapshotTaker:
         if self._faces is not None:
             try:
                 picture = blur_faces(picture, self._faces)
-            except cv2.error as error:
+            except Exception as error:  # noqa: BLE001 - an alert goes out whatever fails
                 log.warning("no picture of alert %s: faces cannot be blurred: %s", alert.id, error)
                 return None
         encoded = encode_snapshot(picture, alert.region)

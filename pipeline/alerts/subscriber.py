@@ -328,7 +328,10 @@ def _parse(entry: Any) -> tuple[str, Event | None]:
     stream_id = entry[0].decode()
     try:
         event = json.loads(entry[1][b"event"])
-        return stream_id, Event(event["id"], event["type"], event["time"], event["data"], stream_id)
+        data = event["data"]
+        if not isinstance(data, dict) or "camera" not in data:
+            raise ValueError("no data of a camera")
+        return stream_id, Event(event["id"], event["type"], event["time"], data, stream_id)
     except (KeyError, TypeError, ValueError):
         log.warning("entry %s of the stream is no event of ours; passed over", stream_id)
         return stream_id, None
