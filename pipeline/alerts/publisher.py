@@ -117,6 +117,8 @@ class Publisher:
         while True:
             try:
                 sent = self._publish_pending()
+                if not sent and self._drain_by is None:
+                    self._sink.idle()
                 retry_s = _FIRST_RETRY_S
             except Exception as error:  # this thread ends only when told to
                 if not isinstance(error, (SinkError, StoreError)):
@@ -132,7 +134,6 @@ class Publisher:
             if self._drain_by is not None and (not sent or self._past_drain()):
                 return
             if not sent:
-                self._sink.idle()
                 self._wake.wait(1.0)
                 self._wake.clear()
 
