@@ -147,10 +147,11 @@ def test_key_frames_alone_are_decoded_and_the_right_ones(tmp_path: Path):
     assert number_in(square) == number_in(expected.retrieve()) == 0
 
 
-def test_what_a_mask_covers_never_leaves_the_grabber(tmp_path: Path):
+@pytest.mark.parametrize("key_frames_only", [False, True])
+def test_what_a_mask_covers_never_leaves_the_grabber(tmp_path: Path, key_frames_only: bool):
     white = [np.full((96, 128, 3), 235, np.uint8)] * 10
     path = write_video(tmp_path / "white.mp4", STEADY[:10], pictures=white)
-    spec = file_spec("cam", path)
+    spec = file_spec("cam", path, key_frames_only=key_frames_only)
     masks = (((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)),)
     with Run(type(spec)(spec.name, spec.source, spec.capture, masks=masks)) as run:
         (ref,) = run.inbox.take(1, 30.0)
