@@ -145,4 +145,3 @@ class Reloader:
         self._setup = new
         self._loaded = self._seen = new.signatures or signatures(new.files)
         self._say(f"reloaded: {found}")
-
