@@ -24,7 +24,7 @@ from pipeline.messages import Caption, FrameStamp
 from pipeline.store import Archive, SearchQuery, Store
 
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
-_LIMIT = 400
+_LIMIT = 80
 """As many captions as the command looks up for its twenty moments."""
 _CAMERAS, _PER_SECOND, _AT_ONCE = 32, 8, 5000
 _WORDS = (

@@ -30,7 +30,7 @@ __all__ = ["search"]
 _STORE = Path(Config().store.path)
 _BEFORE_S = 2.0
 """Playing starts a little before the caption, whose window looks back."""
-_CAPTIONS_A_MOMENT, _MOST_CAPTIONS = 20, 10_000
+_CAPTIONS_A_MOMENT, _MOST_CAPTIONS = 4, 10_000
 """So many captions are looked up for each moment that is asked for, and in all."""
 _ROUNDING = timedelta(milliseconds=1)
 """Reports give times in whole milliseconds."""
