@@ -249,11 +249,15 @@ class Decoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, memory: Memory
     ) -> tuple[Tensor, DecoderState]:
         """One word on: (rows,) tokens and a state of N * K rows to (rows, V) logits."""
-        mixed, state = self._recur(tokens, state, memory)
-        return self.output(mixed), state
+        rows, clips = tokens.shape[0], memory.values.shape[0]
+        word = self._read(tokens.view(clips, rows // clips), memory).view(rows, -1)
+        context, state = self._move(word, state, memory)
+        return self.output(self._speak(word, state.hidden, context)), state
 
     def forward(self, memory: Memory, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing over (N, K, L) tokens that begin with <begin>.
+
+        Only what depends on the state before goes step by step.
 
         Returns:
             Logits (N, K, L - 1, V) for the next word, and attention (N, K, L - 1, P).
@@ -261,25 +265,30 @@ class Decoder(nn.Module):
         """
         clips, captions, length = tokens.shape
         state = _repeat(self.initial_state(memory), captions)
-        flat = tokens.view(clips * captions, length)
-        steps = []
-        attention = []
-        for t in range(length - 1):
-            mixed, state = self._recur(flat[:, t], state, memory)
-            steps.append(mixed)
+        words = self._read(tokens[:, :, :-1].flatten(1), memory)
+        words = words.view(clips * captions, length - 1, -1)
+        hidden, contexts, attention = [], [], []
+        for word in words.unbind(1):
+            context, state = self._move(word, state, memory)
+            hidden.append(state.hidden)
+            contexts.append(context)
             attention.append(state.attention)
+        mixed = self._speak(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
         shape = (clips, captions, length - 1, -1)
-        logits: Tensor = self.output(torch.stack(steps, 1))
+        logits: Tensor = self.output(mixed)
         return logits.view(shape), torch.stack(attention, 1).view(shape)
 
-    def _recur(
-        self, tokens: Tensor, state: DecoderState, memory: Memory
+    def _read(self, tokens: Tensor, memory: Memory) -> Tensor:
+        """What the cell reads of (N, M) tokens of each clip, (N, M, E)."""
+        read: Tensor = self.dropout(self.words(tokens) + memory.condition.unsqueeze(1))
+        return read
+
+    def _move(
+        self, word: Tensor, state: DecoderState, memory: Memory
     ) -> tuple[Tensor, DecoderState]:
-        """What the output layer reads, (rows, H), and the next state."""
-        rows, clips = tokens.shape[0], memory.values.shape[0]
+        """One step of the recurrence: context (rows, C) and the next state, from (rows, E)."""
+        rows, clips = word.shape[0], memory.values.shape[0]
         beams = rows // clips
-        word = self.words(tokens).view(clips, beams, -1) + memory.condition.unsqueeze(1)
-        word = self.dropout(word.view(rows, -1))
         hidden = state.hidden.view(clips, beams, -1)
         seen, weights = self.attention(hidden, memory)
         inputs = word
@@ -289,11 +298,15 @@ class Decoder(nn.Module):
         parts = (inputs, state.hidden, new_hidden, new_cell)
         moved = CellStep(*(part.view(clips, beams, part.shape[-1]) for part in parts))
         context, weights = self.attention.after(moved, seen, weights, memory)
-        mixed = self.dropout(new_hidden)
+        return context.flatten(0, 1), DecoderState(new_hidden, new_cell, weights.flatten(0, 1))
+
+    def _speak(self, word: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """What the output layer reads, (..., H), from the word read and what came of it."""
+        mixed: Tensor = self.dropout(hidden)
         if self.context_out is not None:
-            mixed = mixed + self.context_out(context.flatten(0, 1))
-        mixed = self.dropout(torch.tanh(mixed + self.word_out(word)))
-        return mixed, DecoderState(new_hidden, new_cell, weights.flatten(0, 1))
+            mixed = mixed + self.context_out(context)
+        spoken: Tensor = self.dropout(torch.tanh(mixed + self.word_out(word)))
+        return spoken
 
 
 def _repeat(state: DecoderState, times: int) -> DecoderState:
