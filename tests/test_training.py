@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -30,12 +31,12 @@ from models.encoders import Encoder, build_encoder
 from models.evaluate import observe
 from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
-from models.training import loop
+from models.training import features, loop
 from models.training.concepts import ConceptLabels, concept_loss, concept_words
 from models.training.config import TrainingConfig
 from models.training.corruptions import CORRUPTIONS, augmented, corrupt
 from models.training.data import Batches, caption_tensor
-from models.training.features import FeatureCache
+from models.training.features import FeatureCache, build_cache
 from models.training.loop import Phase, Trainer
 from models.training.losses import CiderReward, cross_entropy, own_words, self_critical_loss
 from models.training.parallel import Processes
@@ -350,6 +351,19 @@ def test_evaluation_says_the_same_from_the_cache_as_from_the_pictures():
         )
 
 
+def test_drawn_captions_come_with_what_is_observed():
+    captioner = untrained()
+    pictures = np.random.default_rng(2).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    keys = [f"flickr8k/images/{i}" for i in range(3)]
+    drawing = Decoding(top_p=0.99, samples=4)
+    windows = cached_windows(captioner, cache_of(captioner, pictures), keys)
+    for one in observe(captioner, windows, 2, drawing):
+        assert 1 < len(one.drawn) <= 4
+        assert len(set(one.drawn)) == len(one.drawn)
+    plain = observe(captioner, cached_windows(captioner, cache_of(captioner, pictures), keys), 2)
+    assert [one.drawn for one in plain] == [()] * 3
+
+
 def test_a_key_that_is_not_cached_is_refused():
     captioner = untrained()
     cache = cache_of(captioner, np.zeros((1, 64, 64, 3), np.uint8))
@@ -529,6 +543,29 @@ def test_footage_of_ones_own_is_read_from_folders(tmp_path: Path):
     assert len(brightness) == 4
     assert (np.diff(brightness) > 20).all()  # spread over the whole clip, oldest first
     assert list(dict(read_pictures(root, 4, {first.key}))) == [first.key]
+
+
+def test_only_the_data_sets_that_are_named_are_read_and_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = own_footage(tmp_path / "data", {"image": "a.png", "captions": ["a red wall"]})
+    shutil.copytree(root / "mine", root / "theirs")
+    keys = ["mine/images/a.png", "theirs/images/a.png"]
+    assert [sample.key for sample in read_samples(root)] == keys
+    assert [sample.key for sample in read_samples(root, ["theirs"])] == keys[1:]
+    with pytest.raises(DataError, match="no data set there is called others"):
+        read_samples(root, ["mine", "others"])
+    monkeypatch.setattr(features, "load_imagenet_weights", lambda encoder: None)
+    both = replace(TINY, views=2).cache
+    one = replace(TINY, views=1, data_sets=("theirs",)).cache
+    assert one.name != replace(TINY, views=1).cache.name
+    whole = build_cache(root, tmp_path / both.name, both)
+    part = build_cache(root, tmp_path / one.name, one)
+    # The clip beside the pictures is cached too: three frames of it.
+    assert whole.index.keys() == {*keys, "mine/clips/b.mp4", "theirs/clips/b.mp4"}
+    assert part.index.keys() == {keys[1], "theirs/clips/b.mp4"}
+    assert len(part.rows) == 1 + 3
+    assert len(whole.rows) == 2 * 2 * (1 + 3)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def main() -> None:
     processes = join_processes()
     if arguments.wandb and processes.leads:
         _log_to_wandb(arguments.wandb, config, arguments.output)
-    samples = read_samples(arguments.data)
+    samples = read_samples(arguments.data, config.data_sets)
     if arguments.fold:
         samples = leave_out(samples, *arguments.fold)
     if config.live_views:

@@ -36,6 +36,8 @@ class TrainingConfig:
     live_views: bool = False
     """Whether all pictures are held in memory and every view is made anew while training
     (:mod:`models.training.live_views`); for a GPU. Else ``views`` are made once and cached."""
+    data_sets: tuple[str, ...] = ()
+    """The only data sets of the data root that are read and cached; all where none is named."""
     learns_from: tuple[str, ...] = ("train",)
     """Splits that are learnt from; with ``val`` among them what validation says is no judgement."""
     words_from: tuple[str, ...] = ("train",)
@@ -82,5 +84,10 @@ class TrainingConfig:
     def cache(self) -> CacheSettings:
         """What the feature cache depends on."""
         return CacheSettings(
-            self.encoder, self.frozen_stages, self.input_size, self.frames_per_clip, self.views
+            self.encoder,
+            self.frozen_stages,
+            self.input_size,
+            self.frames_per_clip,
+            self.views,
+            tuple(self.data_sets),
         )

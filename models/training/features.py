@@ -33,20 +33,25 @@ Maps = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What the cached maps depend on; ``stages`` is how many stages of the encoder are frozen."""
+    """What the cached maps depend on.
+
+    ``stages`` is how many stages of the encoder are frozen; ``data_sets`` are the only ones that
+    are cached, all where none is named.
+    """
 
     encoder: str
     stages: int
     side: int
     frames_per_clip: int
     views: int
+    data_sets: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """A folder name that changes when any setting does."""
-        return (
-            f"{self.encoder}-{self.stages}-{self.side}px-{self.frames_per_clip}f-{self.views}views"
-        )
+        encoded = f"{self.encoder}-{self.stages}-{self.side}px"
+        seen = f"{self.frames_per_clip}f-{self.views}views"
+        return "-".join((encoded, seen, *self.data_sets))
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,14 @@ def _squares(
     data_root: Path, settings: CacheSettings, index: dict[str, tuple[int, int]]
 ) -> Iterator[NDArray[np.uint8]]:
     row = 0
-    for key, frames in read_pictures(data_root, settings.frames_per_clip):
+    pictures = read_pictures(data_root, settings.frames_per_clip, data_sets=settings.data_sets)
+    for key, frames in pictures:
         index[key] = (row, len(frames))
         row += settings.views * len(frames)
         squares = [to_square(frame, settings.side) for frame in frames]
         yield from squares
-        yield from (square[:, ::-1] for square in squares)
+        if settings.views > 1:
+            yield from (square[:, ::-1] for square in squares)
         for view in range(2, settings.views):
             for frame in frames:
                 # The same generator for every frame of a clip: one camera took them all.

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import tarfile
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,14 @@ class Sample:
         return self.key.split("/", 2)[1] == "clips"
 
 
-def read_samples(root: Path) -> list[Sample]:
-    """Read every data set below ``root``, by name.
+def read_samples(root: Path, data_sets: Collection[str] = ()) -> list[Sample]:
+    """Read every data set below ``root``, by name, or only these ``data_sets``.
 
     Raises:
-        DataError: There is none, or a line of one cannot be used.
+        DataError: There is none, one that was named is missing, or a line cannot be used.
 
     """
-    samples = [sample for folder in _folders(root) for sample in _read_set(folder)]
+    samples = [sample for folder in _folders(root, data_sets) for sample in _read_set(folder)]
     if not samples:
         raise DataError(f"{root}: no folder there holds captions.jsonl and images or clips")
     scenes: dict[tuple[str, str], Sample] = {}
@@ -85,15 +85,20 @@ def read_samples(root: Path) -> list[Sample]:
 
 
 def read_pictures(
-    root: Path, frames_per_clip: int, wanted: Container[str] | None = None
+    root: Path,
+    frames_per_clip: int,
+    wanted: Container[str] | None = None,
+    data_sets: Collection[str] = (),
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield every wanted key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture.
+
+    Only pictures of ``data_sets``, where some are named.
 
     Raises:
         DataError: A file is no picture, or a clip without a readable frame.
 
     """
-    for folder in _folders(root):
+    for folder in _folders(root, data_sets):
         yield from read_folder(folder, frames_per_clip, wanted)
 
 
@@ -120,12 +125,16 @@ def read_folder(
             yield f"{folder.name}/{kind}/{name}", frames
 
 
-def _folders(root: Path) -> list[Path]:
-    return [
+def _folders(root: Path, named: Collection[str]) -> list[Path]:
+    """Folders of the data sets that are there; of those that are named, where some are."""
+    there = [
         file.parent
         for file in sorted(root.glob("*/captions.jsonl"))
         if _exists(file.parent / "images") or _exists(file.parent / "clips")
     ]
+    if missing := sorted(set(named) - {folder.name for folder in there}):
+        raise DataError(f"{root}: no data set there is called {' or '.join(missing)}")
+    return [folder for folder in there if not named or folder.name in named]
 
 
 def _exists(folder: Path) -> bool:
