@@ -6,7 +6,8 @@ for ``flickr8k --split test``; a FILE is JSON lines of
 the ``train`` extra (pycocoevalcap). Pictures are encoded, decoded and searched for hazards as in
 serving. ``--corruption NAME`` shows them as a bad camera would.
 ``--features`` starts from a training cache of the same encoder's frozen lower stages instead, which
-is faster; its maps are rounded to half precision, so a rare caption may differ.
+is faster; its maps are rounded to half precision, so a rare caption may differ. ``--draw`` also
+draws several captions of each picture, and tells how they differ and how good they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from tqdm import tqdm
 
 from models.captioner import Captioner, Hypothesis
 from models.checkpoint import CheckpointError
-from models.evaluation.captions import score_captions, score_variety, word_calibration
+from models.decoding import Decoding, Prepared
+from models.evaluation.captions import (
+    score_captions,
+    score_drawn,
+    score_variety,
+    word_calibration,
+)
 from models.evaluation.data import (
     Corruption,
     Windows,
@@ -48,11 +55,15 @@ _BATCH_WINDOWS = 50
 
 @dataclass(frozen=True)
 class Observation:
-    """What a model says of one picture or clip: a caption, and the probability of each hazard."""
+    """What a model says of one picture or clip: a caption, and the probability of each hazard.
+
+    ``drawn`` are the different captions that it drew, where it was to draw some.
+    """
 
     key: str
     hypothesis: Hypothesis
     hazards: dict[str, float]
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,25 @@ class Evaluation:
     report: dict[str, Any]
 
 
-def observe(captioner: Captioner, windows: Windows, beam_size: int) -> Iterator[Observation]:
-    """Caption windows and look for hazards in them, a batch at a time."""
+def observe(
+    captioner: Captioner, windows: Windows, beam_size: int, drawing: Decoding | None = None
+) -> Iterator[Observation]:
+    """Caption windows and look for hazards in them, a batch at a time; draw captions if asked."""
     hazards = [hazard for hazard in HAZARD_WORDS if hazard in captioner.concept_words]
     while batch := list(islice(windows, _BATCH_WINDOWS)):
-        inside = [window for _, window in batch]
+        inside = captioner.prepare([window for _, window in batch])
         hypotheses = captioner.decode(inside, beam_size=beam_size)
         found = captioner.detect_windows(inside, hazards)[0] if hazards else [()] * len(batch)
-        for (key, _), hypothesis, row in zip(batch, hypotheses, found, strict=True):
+        drawn = [()] * len(batch) if drawing is None else _drawn(captioner, inside, drawing)
+        for (key, _), hypothesis, row, texts in zip(batch, hypotheses, found, drawn, strict=True):
             probabilities = dict(zip(hazards, map(float, row), strict=True))
-            yield Observation(key, hypothesis, probabilities)
+            yield Observation(key, hypothesis, probabilities, texts)
+
+
+def _drawn(captioner: Captioner, windows: Prepared, drawing: Decoding) -> list[tuple[str, ...]]:
+    """Different captions of each window; a beam of 1, so that nothing but the draw decides."""
+    found = captioner.decode(windows, beam_size=1, decoding=drawing)
+    return [(one.text, *(other.text for other in one.alternatives)) for one in found]
 
 
 def evaluate(
@@ -96,6 +116,9 @@ def evaluate(
         "variety": score_variety(captions, training_captions),
         "word_calibration": word_calibration(hypotheses, references),
     }
+    drawn = {key: observation.drawn for key, observation in seen.items() if observation.drawn}
+    if drawn:
+        report["drawn"] = score_drawn(drawn, references)
     return Evaluation(captions, {**report, **_hazard_report(by_key, seen)})
 
 
@@ -136,6 +159,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--split", help="default: val (flickr8k: test), a file's all")
     parser.add_argument("--clips", action="store_true", help="the clips, not the pictures")
     parser.add_argument("--beam-size", type=int, default=5)
+    parser.add_argument(
+        "--draw", choices=("latent", "nucleus"), help="also draw captions: latents, or p = 0.9"
+    )
+    parser.add_argument("--draws", type=int, default=5, help="how many of each picture")
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
     parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
     parser.add_argument("--severity", type=int, default=3, choices=range(1, 6))
@@ -174,12 +201,22 @@ def _training_captions(arguments: argparse.Namespace) -> list[str]:
     return [caption for sample in samples for caption in sample.captions]
 
 
+def _drawing(arguments: argparse.Namespace) -> Decoding | None:
+    """How captions are drawn besides the best one, if at all."""
+    if arguments.draw is None:
+        return None
+    if arguments.draw == "latent":
+        return Decoding(latent_samples=arguments.draws)
+    return Decoding(top_p=0.9, samples=arguments.draws)
+
+
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     samples = read_data(arguments.data, arguments.data_root, arguments.split, arguments.clips)[
         : arguments.limit
     ]
     captioner = load_captioner(arguments.model, arguments.device, arguments.runtime)
-    observations = observe(captioner, _windows(arguments, captioner, samples), arguments.beam_size)
+    windows = _windows(arguments, captioner, samples)
+    observations = observe(captioner, windows, arguments.beam_size, _drawing(arguments))
     result = evaluate(samples, observations, _training_captions(arguments))
     if arguments.captions:
         lines = [json.dumps({"key": k, "text": t}) for k, t in result.captions.items()]
@@ -191,6 +228,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "runtime": captioner.runtime,
         "beam_size": arguments.beam_size,
         "features": "cache" if arguments.features else "encoded",
+        "draw": arguments.draw,
+        "draws": arguments.draws if arguments.draw else 0,
         "corruption": arguments.corruption,
         **result.report,
     }

@@ -132,3 +132,19 @@ def test_variety_counts_what_is_new_and_what_differs():
     assert variety["distinct"] == 0.75
     assert variety["words"] == 5
     assert captions.score_variety(said, [])["novel"] is None
+
+
+def test_drawn_captions_are_scored_by_picture():
+    captions = pytest.importorskip("models.evaluation.captions", reason="needs the train extra")
+    references = {"a": ["a man is riding a horse"], "b": ["two dogs run over the green grass"]}
+    drawn = {
+        "a": ["A man is riding a horse.", "snow falls on some old town"],
+        "b": ["two dogs run over the green grass"],
+    }
+    scores = captions.score_drawn(drawn, references)
+    assert scores["captions"] == 1.5
+    assert scores["best_cider"] == pytest.approx(10, rel=1e-6)
+    assert scores["cider"] == pytest.approx(7.5, rel=1e-6)
+    assert scores["distinct_bigrams"] == 1
+    again = captions.score_drawn({**drawn, "b": [*drawn["b"], "two dogs run"]}, references)
+    assert again["distinct_bigrams"] == pytest.approx((1 + 6 / 8) / 2)

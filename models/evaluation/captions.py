@@ -20,7 +20,7 @@ from models.captioner import Hypothesis
 from models.evaluation.evidence import calibration_error
 from models.vocabulary import tokenize
 
-__all__ = ["score_captions", "score_variety", "word_calibration"]
+__all__ = ["score_captions", "score_drawn", "score_variety", "word_calibration"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,32 @@ def score_variety(
         "distinct_bigrams": len(set(bigrams)) / max(1, len(bigrams)),
         "mean_words": sum(map(len, words)) / len(texts),
     }
+
+
+def score_drawn(
+    drawn: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
+    """Score the different captions that were drawn of each picture.
+
+    ``captions`` is how many there are of a picture, ``distinct_bigrams`` their different bigrams
+    over all their bigrams, ``cider`` their mean score and ``best_cider`` that of the best of a
+    picture, which a reader with the references would choose; each a mean over pictures.
+    """
+    given = {
+        (key, i): [_clean(text)] for key, texts in drawn.items() for i, text in enumerate(texts)
+    }
+    wanted = {at: [_clean(text) for text in references[at[0]]] for at in given}
+    each = dict(zip(given, Cider().compute_score(wanted, given)[1], strict=True))
+    totals = dict.fromkeys(("captions", "distinct_bigrams", "cider", "best_cider"), 0.0)
+    for key, texts in drawn.items():
+        words = [_clean(text).split() for text in texts]
+        bigrams = [pair for text in words for pair in pairwise(text)]
+        scores = [float(each[key, i]) for i in range(len(texts))]
+        totals["captions"] += len(texts)
+        totals["distinct_bigrams"] += len(set(bigrams)) / max(1, len(bigrams))
+        totals["cider"] += sum(scores) / len(scores)
+        totals["best_cider"] += max(scores)
+    return {name: total / len(drawn) for name, total in totals.items()}
 
 
 def word_calibration(
