@@ -144,14 +144,17 @@ class Trainer:
         """Judge and keep an epoch; the best of the self-critical ones is kept beside the last."""
         rewarded = phase is Phase.SELF_CRITICAL
         found = self.validation(self._averaged())
-        log.info("epoch %d: train %.3f, validation %s", self.epoch, mean, found)
         scores = {
             "reward" if rewarded else "train/loss": mean,
             "val/loss": found.loss,
             "val/cider": found.cider,
         }
+        latent = ""
         if divergences := self.steps.divergences:  # near zero, the latent says nothing
-            scores["train/latent_nats_a_caption"] = float(torch.stack(divergences).mean())
+            nats = float(torch.stack(divergences).mean())
+            scores["train/latent_nats_a_caption"] = nats
+            latent = f", latent {nats:.2f} nats a caption"
+        log.info("epoch %d: train %.3f, validation %s%s", self.epoch, mean, found, latent)
         for name, value in scores.items():
             writer.add_scalar(name, value, self.epoch)
         self.export(self.folder / "checkpoint")
