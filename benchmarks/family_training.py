@@ -161,6 +161,7 @@ def _evaluate(
         *("--data-root", str(places.data), "--model", str(folder / "checkpoint")),
         *("--features", str(places.cache / config.cache.name), "--beam-size", str(beam_size)),
         *("--captions", str(folder / "captions.jsonl"), "--runtime", "eager"),
+        "--without-meteor",
         *(("--draw", row.draw) if row.draw else ()),
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

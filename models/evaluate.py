@@ -99,6 +99,7 @@ def evaluate(
     samples: Sequence[Sample],
     observations: Iterator[Observation],
     training_captions: Sequence[str] = (),
+    meteor: bool = True,
 ) -> Evaluation:
     """Score what was observed of these samples."""
     by_key = {sample.key: sample for sample in samples}
@@ -109,7 +110,7 @@ def evaluate(
     captions = {key: observation.hypothesis.text for key, observation in seen.items()}
     references = {key: by_key[key].captions for key in captions}
     hypotheses = {key: observation.hypothesis for key, observation in seen.items()}
-    report: dict[str, Any] = score_captions(captions, references)
+    report: dict[str, Any] = score_captions(captions, references, meteor)
     report |= {
         "tokenizer": "models.vocabulary.tokenize (not the PTB tokenizer of COCO)",
         "pictures": len(captions),
@@ -162,6 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--draw", choices=("latent", "nucleus"), help="also draw captions: latents, or p = 0.9"
     )
+    parser.add_argument("--without-meteor", action="store_true", help="spare its Java program")
     parser.add_argument("--draws", type=int, default=5, help="how many of each picture")
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
     parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
@@ -217,7 +219,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     captioner = load_captioner(arguments.model, arguments.device, arguments.runtime)
     windows = _windows(arguments, captioner, samples)
     observations = observe(captioner, windows, arguments.beam_size, _drawing(arguments))
-    result = evaluate(samples, observations, _training_captions(arguments))
+    training_captions = _training_captions(arguments)
+    result = evaluate(samples, observations, training_captions, not arguments.without_meteor)
     if arguments.captions:
         lines = [json.dumps({"key": k, "text": t}) for k, t in result.captions.items()]
         arguments.captions.write_text("\n".join(lines) + "\n", encoding="utf-8")

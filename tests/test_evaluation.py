@@ -64,6 +64,8 @@ def test_a_perfect_caption_scores_one():
     assert scores["bleu_4"] == pytest.approx(1, abs=1e-6)
     assert scores["rouge_l"] == pytest.approx(1)
     assert scores["cider"] == pytest.approx(10, rel=1e-6)
+    spared = captions.score_captions(given, {key: [text] for key, text in given.items()}, False)
+    assert spared == {**scores, "meteor": None}
     with pytest.raises(ValueError, match="same pictures"):
         captions.score_captions(given, {"a": ["x"]})
 

@@ -28,12 +28,13 @@ Texts = dict[str, list[str]]
 
 
 def score_captions(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], meteor: bool = True
 ) -> dict[str, float | None]:
     """BLEU-1..4, METEOR, ROUGE-L and CIDEr of captions against references, by picture key.
 
     Both sides are lower-cased words without punctuation, which is what COCO's tokeniser leaves
-    of such sentences; so scores need no Java. METEOR does, and is None where it cannot run.
+    of such sentences; so scores need no Java. METEOR does, and is None where it cannot run or is
+    not wanted.
 
     Raises:
         ValueError: The keys of the two differ, or there are none.
@@ -45,7 +46,7 @@ def score_captions(
     wanted = {key: [_clean(text) for text in texts] for key, texts in references.items()}
     bleu, _ = Bleu(4).compute_score(wanted, given, verbose=0)
     scores: dict[str, float | None] = {f"bleu_{n}": float(bleu[n - 1]) for n in range(1, 5)}
-    scores["meteor"] = _meteor(wanted, given)
+    scores["meteor"] = _meteor(wanted, given) if meteor else None
     scores["rouge_l"] = float(Rouge().compute_score(wanted, given)[0])
     scores["cider"] = float(Cider().compute_score(wanted, given)[0])
     return scores
