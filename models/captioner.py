@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.concept_agreement import ConceptAgreement, ConceptLexicon
 from models.concepts import concept_lemma
 from models.decoders import Decoder
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
@@ -77,6 +78,7 @@ class Captioner(nn.Module):
         input_size: Side in pixels of the square :meth:`encode` takes.
         grounding: Thresholds of hazard evidence that captions are held against.
         concept_words: What :meth:`detect` knows, lemmas, in the order of the concept head.
+        concept_lexicon: What is said of each of them; None where the checkpoint does not tell.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
 
     """
@@ -89,23 +91,30 @@ class Captioner(nn.Module):
         input_size: int,
         concept_words: Sequence[str] = (),
         thresholds: Mapping[str, Thresholds] | None = None,
+        concept_lexicon: ConceptLexicon | None = None,
     ) -> None:
         super().__init__()
         if len(concept_words) != decoder.config.concept_count:
             raise ValueError(
                 f"{len(concept_words)} concept words for a head of {decoder.config.concept_count}"
             )
+        if concept_lexicon and len(concept_lexicon.words) != len(concept_words):
+            raise ValueError(
+                f"a lexicon of {len(concept_lexicon.words)} concepts for {len(concept_words)}"
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.input_size = input_size
         self.concept_words = tuple(concept_words)
+        self.concept_lexicon = concept_lexicon
         self.grounding = Grounding(dict(thresholds or {}), vocabulary)
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
         self._looks = FrameLooks(decoder)
         never = _forbidden_tokens(vocabulary)
-        self._search = Searcher(decoder, vocabulary, self._stepper, never)
+        agreement = ConceptAgreement(concept_lexicon, vocabulary) if concept_lexicon else None
+        self._search = Searcher(decoder, vocabulary, self._stepper, never, agreement)
 
     @property
     def runtime(self) -> str:

@@ -15,15 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.captioner import Captioner
+from models.concept_agreement import ConceptLexicon
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import EncoderError, build_encoder
 from models.grounding import Thresholds
 from models.vocabulary import Vocabulary
 
-__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint"]
+__all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint", "save_lexicon"]
 
 _TENSORS, _CONFIG, _VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
-_CONCEPTS = "concepts.txt"
+_CONCEPTS, _LEXICON = "concepts.txt", "concept_lexicon.txt"
 _IN_8_BITS = ("encoder.evidence.", "decoder.words.")
 _SCALE = ".scale_of_8_bits"
 
@@ -59,6 +60,13 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
     (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
     if captioner.concept_words:
         (folder / _CONCEPTS).write_text("\n".join(captioner.concept_words) + "\n")
+    if captioner.concept_lexicon:
+        save_lexicon(folder, captioner.concept_lexicon)
+
+
+def save_lexicon(folder: Path, lexicon: ConceptLexicon) -> None:
+    """Write what is said of a checkpoint's concepts; a checkpoint without it does without."""
+    (folder / _LEXICON).write_text("\n".join(lexicon.lines()) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
@@ -80,7 +88,10 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         decoder = Decoder(decoder_config)
         given = config.get("thresholds", {})
         thresholds = {hazard: Thresholds(**values) for hazard, values in given.items()}
-        captioner = Captioner(encoder, decoder, vocabulary, input_size, concepts, thresholds)
+        lexicon = _read_lexicon(folder / _LEXICON)
+        captioner = Captioner(
+            encoder, decoder, vocabulary, input_size, concepts, thresholds, lexicon
+        )
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:
@@ -88,6 +99,15 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
     _fill(captioner, folder / _TENSORS, str(config.get("sha256", "")))
     captioner.identity = f"{name}-{str(config.get('sha256', ''))[:12]}"
     return captioner.eval().to(device)
+
+
+def _read_lexicon(file: Path) -> ConceptLexicon | None:
+    if not file.is_file():
+        return None
+    try:
+        return ConceptLexicon.read(_lines(file))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not usable: {error}; fetch it again") from None
 
 
 def _lines(file: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.concept_agreement import ConceptAgreement
 from models.consensus import consensus_order
 from models.decoders import Decoder, DecoderState, FrameLook
 from models.fusion import Memory
@@ -35,7 +37,10 @@ class Decoding:
     ``samples`` captions drawn from the nucleus at ``temperature``. ``latent_samples`` draws so many
     latents of a model that has them, and searches once for each. ``seed`` fixes what is drawn.
     ``consensus`` takes, instead of the most likely, the caption that the others agree with most:
-    of all ``hypotheses``, or of those of the single ``frames`` of a window. ``grounded`` holds
+    of all ``hypotheses``, or of those of the single ``frames`` of a window. Where neither draws nor
+    consensus choose, and the checkpoint knows its concepts' words, what was found is ordered by
+    score plus ``concept_agreement`` nats for full agreement with the visual concepts
+    (:mod:`models.concept_agreement`); 0 leaves the order the score's own. ``grounded`` holds
     hazards that are said against the evidence (:mod:`models.grounding`), in plain beam search.
     """
 
@@ -52,6 +57,7 @@ class Decoding:
     latent_samples: int = 0
     seed: int = 0
     consensus: Literal["none", "hypotheses", "frames"] = "none"
+    concept_agreement: float = 20.0
     grounded: bool = True
 
     def __post_init__(self) -> None:
@@ -63,6 +69,8 @@ class Decoding:
             raise ValueError("min_words and latent_samples are 0 or more, samples 1 or more")
         if self.consensus not in ("none", "hypotheses", "frames"):
             raise ValueError(f"consensus is none, hypotheses or frames, not {self.consensus!r}")
+        if not 0 <= self.concept_agreement < math.inf:
+            raise ValueError(f"concept_agreement is 0 or more nats, not {self.concept_agreement}")
 
     @property
     def plain(self) -> bool:
@@ -119,7 +127,8 @@ class Searcher:
     """Searches captions with one decoder and vocabulary.
 
     ``stepper`` gives the step of a memory (see :meth:`models.runtimes.engine.Engine.stepper`);
-    ``never`` are tokens that no caption may hold.
+    ``never`` are tokens that no caption may hold; ``agreement`` tells how well a caption agrees
+    with the visual concepts, where that is known.
     """
 
     def __init__(
@@ -128,11 +137,13 @@ class Searcher:
         vocabulary: Vocabulary,
         stepper: Callable[[Memory], Stepper],
         never: Sequence[int] = (),
+        agreement: ConceptAgreement | None = None,
     ) -> None:
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._stepper = stepper
         self._never = (PAD, BEGIN, UNKNOWN, *never)
+        self._agreement = agreement
 
     def __call__(
         self, windows: Prepared, beam_size: int, max_words: int, decoding: Decoding
@@ -148,7 +159,14 @@ class Searcher:
         found = self._find(windows.memory, self._config(beam_size, max_words, decoding), decoding)
         if decoding.consensus == "hypotheses":
             return [_consensus(paths, _weights(paths, decoding.draws)) for paths in found]
-        return found
+        weight = decoding.concept_agreement
+        if self._agreement is None or not weight or decoding.draws:
+            return found
+        concepts = windows.memory.concepts.float().cpu().numpy()
+        return [
+            self._agreement.order(paths, row, weight)
+            for paths, row in zip(found, concepts, strict=True)
+        ]
 
     def _frames(
         self, windows: Prepared, beam_size: int, max_words: int, decoding: Decoding
@@ -157,7 +175,7 @@ class Searcher:
         mask = windows.mask
         clips, frames = mask.nonzero(as_tuple=True)
         single = windows.features[clips, frames].unsqueeze(1)
-        alone = replace(decoding, consensus="none")
+        alone = replace(decoding, consensus="none", concept_agreement=0.0)
         there = mask.new_ones((len(single), 1))
         ready = Prepared.of(self._decoder, single, there)
         found = self(ready, beam_size, max_words, alone)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from models.captioner import Captioner, Hypothesis
 from models.checkpoint import CheckpointError
-from models.decoding import Decoding, Prepared
+from models.decoding import BEAM_SEARCH, Decoding, Prepared
 from models.evaluation.captions import (
     score_captions,
     score_drawn,
@@ -75,13 +75,17 @@ class Evaluation:
 
 
 def observe(
-    captioner: Captioner, windows: Windows, beam_size: int, drawing: Decoding | None = None
+    captioner: Captioner,
+    windows: Windows,
+    beam_size: int,
+    drawing: Decoding | None = None,
+    decoding: Decoding = BEAM_SEARCH,
 ) -> Iterator[Observation]:
     """Caption windows and look for hazards in them, a batch at a time; draw captions if asked."""
     hazards = [hazard for hazard in HAZARD_WORDS if hazard in captioner.concept_words]
     while batch := list(islice(windows, _BATCH_WINDOWS)):
         inside = captioner.prepare([window for _, window in batch])
-        hypotheses = captioner.decode(inside, beam_size=beam_size)
+        hypotheses = captioner.decode(inside, beam_size=beam_size, decoding=decoding)
         found = captioner.detect_windows(inside, hazards)[0] if hazards else [()] * len(batch)
         drawn = [()] * len(batch) if drawing is None else _drawn(captioner, inside, drawing)
         for (key, _), hypothesis, row, texts in zip(batch, hypotheses, found, drawn, strict=True):
@@ -165,6 +169,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--without-meteor", action="store_true", help="spare its Java program")
     parser.add_argument("--draws", type=int, default=5, help="how many of each picture")
+    parser.add_argument(
+        "--concept-agreement",
+        type=float,
+        default=BEAM_SEARCH.concept_agreement,
+        help="nats for full agreement with the concepts; 0: captions by their score alone",
+    )
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
     parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
     parser.add_argument("--severity", type=int, default=3, choices=range(1, 6))
@@ -218,7 +228,9 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     captioner = load_captioner(arguments.model, arguments.device, arguments.runtime)
     windows = _windows(arguments, captioner, samples)
-    observations = observe(captioner, windows, arguments.beam_size, _drawing(arguments))
+    drawing = _drawing(arguments)
+    decoding = Decoding(concept_agreement=arguments.concept_agreement)
+    observations = observe(captioner, windows, arguments.beam_size, drawing, decoding)
     training_captions = _training_captions(arguments)
     result = evaluate(samples, observations, training_captions, not arguments.without_meteor)
     if arguments.captions:
@@ -230,6 +242,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": captioner.identity,
         "runtime": captioner.runtime,
         "beam_size": arguments.beam_size,
+        "concept_agreement": decoding.concept_agreement,
         "features": "cache" if arguments.features else "encoded",
         "draw": arguments.draw,
         "draws": arguments.draws if arguments.draw else 0,

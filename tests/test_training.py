@@ -184,7 +184,9 @@ def test_the_best_self_critical_epoch_is_kept(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Trainer, "export", noted)
     one.run()
     assert kept == [0, 1, 2, 3, 4, 5]
-    load_checkpoint(tmp_path / "run" / "best", "best", torch.device("cpu"))
+    best = load_checkpoint(tmp_path / "run" / "best", "best", torch.device("cpu"))
+    assert best.concept_lexicon is not None
+    assert any(best.concept_lexicon.words)
 
 
 def test_validation_praises_the_captions_that_were_learned(

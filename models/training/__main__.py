@@ -1,7 +1,8 @@
 """``python -m models.training --config FILE``: build the feature cache, train, save.
 
 ``python -m models.training export`` writes a trained captioner as OpenVINO files, ``readout`` fits
-its hazard read-out anew, and ``pseudo`` captions clips that nobody captioned.
+its hazard read-out anew, ``lexicon`` writes what is said of its concepts, and ``pseudo`` captions
+clips that nobody captioned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from models.training import export, pseudo, refit
+from models.training import export, lexicon, pseudo, refit
 from models.training.config import TrainingConfig
 from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
@@ -94,6 +95,8 @@ def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processe
 if __name__ == "__main__":
     if sys.argv[1:2] == ["export"]:
         export.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["lexicon"]:
+        lexicon.main(sys.argv[2:])
     elif sys.argv[1:2] == ["pseudo"]:
         pseudo.main(sys.argv[2:])
     elif sys.argv[1:2] == ["readout"]:

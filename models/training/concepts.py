@@ -9,13 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.concept_agreement import ConceptLexicon
 from models.concepts import concept_lemma
 from models.evaluation.hazards import HAZARD_WORDS, names_hazard
 from models.training.sources import Sample
-from models.vocabulary import tokenize
-from models.wording import FORBIDDEN_WORDS
+from models.vocabulary import Vocabulary, tokenize
+from models.wording import FORBIDDEN_WORDS, neutral
 
-__all__ = ["HAZARD_CONCEPTS", "ConceptLabels", "concept_loss", "concept_words", "hazard_labels"]
+__all__ = [
+    "HAZARD_CONCEPTS",
+    "ConceptLabels",
+    "concept_lexicon",
+    "concept_loss",
+    "concept_words",
+    "hazard_labels",
+]
 
 HAZARD_CONCEPTS = tuple(HAZARD_WORDS)
 """Concepts that are labelled by what is visible and not only by what a caption names."""
@@ -36,6 +44,29 @@ def concept_words(captions: Iterable[str], min_count: int) -> list[str]:
     skip = FORBIDDEN_WORDS | set(HAZARD_WORDS)
     words = [word for word, n in counts.most_common() if n >= min_count and word not in skip]
     return [*HAZARD_CONCEPTS, *words]
+
+
+def concept_lexicon(
+    samples: Iterable[Sample], concepts: Sequence[str], vocabulary: Vocabulary
+) -> ConceptLexicon:
+    """Words of a vocabulary that name each concept, and its share of these pictures.
+
+    A picture shows what one of its captions names.
+    """
+    known = frozenset(concepts)
+    words: dict[str, list[str]] = {concept: [] for concept in concepts}
+    for word in vocabulary.words[4:]:
+        if word not in _FUNCTION_WORDS and (concept := concept_lemma(word)) in known:
+            words[concept].append(word)
+    counts: Counter[str] = Counter()
+    pictures = 0
+    for sample in samples:
+        if not sample.clip:
+            pictures += 1
+            counts.update({lemma for text in sample.captions for lemma in _lemmas(neutral(text))})
+    # Half a picture more of either kind: what was never seen is rare, not impossible.
+    shares = tuple((counts[concept] + 0.5) / (pictures + 1) for concept in concepts)
+    return ConceptLexicon(tuple(tuple(words[concept]) for concept in concepts), shares)
 
 
 class ConceptLabels:

@@ -25,6 +25,7 @@ from models.grounding import Thresholds
 from models.training.concepts import (
     HAZARD_CONCEPTS,
     ConceptLabels,
+    concept_lexicon,
     concept_words,
 )
 from models.training.config import TrainingConfig
@@ -179,6 +180,7 @@ class Trainer:
                 self.config.input_size,
                 self.labels.words,
                 self._thresholds(),
+                concept_lexicon(self.train, self.labels.words, self.vocabulary),
             ),
         )
 

@@ -1,0 +1,115 @@
+"""Agreement: which of the captions found names what the visual concepts see.
+
+Fang et al. 2015, From Captions to Visual Concepts and Back, section 5, re-rank a beam's captions
+with, among others, the words that their detector is sure of. Here that one thing is enough: the
+decoder knows what people say, the concept head what is there, and the captions of a beam are nearly
+as likely as one another while they name quite different things
+(docs/adr/0029-concept-agreement.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.search import Hypothesis
+from models.vocabulary import Vocabulary
+
+__all__ = ["ConceptAgreement", "ConceptLexicon"]
+
+
+@dataclass(frozen=True)
+class ConceptLexicon:
+    """What is said of concepts, one entry each, in the order of the concept head.
+
+    Attributes:
+        words: The words of the vocabulary that name it; none for a concept no word stands for.
+        shares: The share of training pictures that show it, between 0 and 1.
+
+    """
+
+    words: tuple[tuple[str, ...], ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a lexicon that contradicts itself."""
+        if len(self.words) != len(self.shares):
+            raise ValueError(f"words of {len(self.words)} concepts, shares of {len(self.shares)}")
+        if not all(0 < share < 1 for share in self.shares):
+            raise ValueError("a concept's share of the pictures lies between 0 and 1")
+        every = [word for words in self.words for word in words]
+        if len(set(every)) != len(every):
+            raise ValueError("a word names two concepts")
+
+    def lines(self) -> list[str]:
+        """Write it, a line a concept: its share, and its words."""
+        return [
+            " ".join((f"{share:.4g}", *words))
+            for share, words in zip(self.shares, self.words, strict=True)
+        ]
+
+    @classmethod
+    def read(cls, lines: Iterable[str]) -> ConceptLexicon:
+        """Read what :meth:`lines` wrote; raises ValueError for anything else."""
+        entries = [line.split(" ") for line in lines]
+        return cls(
+            tuple(tuple(words) for _, *words in entries),
+            tuple(float(share) for share, *_ in entries),
+        )
+
+
+class ConceptAgreement:
+    """Dice coefficient of what a caption names and what a clip is expected to show.
+
+    With C the concepts that a caption names, p(c) the probability of a concept and v(c) what it
+    tells, -log of its share of the training pictures,
+
+        agreement = 2 sum_C v(c) p(c) / (sum_C v(c) + sum_all v(c) p(c)):
+
+    1 for a caption that names all that is there and nothing else, 0 for one that names none of
+    it. Concepts that no word stands for are left out.
+    """
+
+    def __init__(self, lexicon: ConceptLexicon, vocabulary: Vocabulary) -> None:
+        self.lexicon = lexicon
+        self._concept = {
+            token: concept
+            for concept, words in enumerate(lexicon.words)
+            for word in words
+            if word in vocabulary
+            for token in vocabulary.encode(word)
+        }
+        self._tells = np.zeros(len(lexicon.words))
+        for concept in set(self._concept.values()):
+            self._tells[concept] = -math.log(lexicon.shares[concept])
+
+    def __call__(self, tokens: Sequence[int], probabilities: NDArray[np.float32]) -> float:
+        """Agreement of a caption, 0 to 1, with the probability of each concept, (W,)."""
+        expected = self._tells * probabilities
+        return self._of(tokens, expected, float(expected.sum()))
+
+    def order(
+        self, paths: Sequence[Hypothesis], probabilities: NDArray[np.float32], weight: float
+    ) -> list[Hypothesis]:
+        """Order by score plus ``weight`` nats for full agreement; the finished stay first.
+
+        Ties keep the order given. Scores and log-probabilities stay the search's own.
+        """
+        expected = self._tells * probabilities
+        total = float(expected.sum())
+        return sorted(
+            paths,
+            key=lambda path: (
+                not path.finished,
+                -path.score - weight * self._of(path.tokens, expected, total),
+            ),
+        )
+
+    def _of(self, tokens: Sequence[int], expected: NDArray[np.float64], total: float) -> float:
+        named = list({self._concept[token] for token in tokens if token in self._concept})
+        weight = float(self._tells[named].sum()) + total
+        return 2.0 * float(expected[named].sum()) / weight if weight > 0 else 0.0
