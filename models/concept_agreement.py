@@ -4,7 +4,7 @@ Fang et al. 2015, From Captions to Visual Concepts and Back, section 5, re-rank 
 with, among others, the words that their detector is sure of. Here that one thing is enough: the
 decoder knows what people say, the concept head what is there, and the captions of a beam are nearly
 as likely as one another while they name quite different things
-(docs/adr/0029-concept-agreement.md).
+(docs/adr/0032-concept-agreement.md).
 """
 
 from __future__ import annotations
