@@ -116,18 +116,6 @@ class Capture:
         self.stop()
         self._segments.close()
 
-    def add(self, spec: CameraSpec) -> None:
-        """Begin to capture one more camera; see :meth:`alter`."""
-        self.alter(added=(spec,))
-
-    def remove(self, camera: str) -> None:
-        """Capture a camera no more; its memory is freed when its last frame comes back."""
-        self.alter(removed=(camera,))
-
-    def change(self, spec: CameraSpec) -> None:
-        """Capture a camera in another way from now on; see :meth:`alter`."""
-        self.alter(changed=(spec,))
-
     def alter(
         self,
         added: Sequence[CameraSpec] = (),

@@ -22,11 +22,10 @@ def test_cameras_come_and_go_while_others_run():
     before = segments()
     with Run(file_spec("a", CLIPS / "bikes.mp4")) as run:
         run.take_all()
-        run.capture.add(file_spec("b", CLIPS / "carphone_pristine.mp4"))
+        run.capture.alter(added=[file_spec("b", CLIPS / "carphone_pristine.mp4")])
         refs = run.take_all()
         assert {ref.stamp.camera for ref in refs} == {"b"}
-        run.capture.remove("nobody")  # as one that a resumed run has left out
-        run.capture.remove("a")
+        run.capture.alter(removed=("nobody", "a"))  # one is as one that a resumed run has left out
         run.take_until(lambda: set(run.capture.status()) == {"b"}, 5)
         run.take_until(lambda: not segments() - before, 5)  # what is over needs no memory
         assert run.capture.accounts()["a"].grabbed == 250, "its books must be kept"
@@ -38,7 +37,7 @@ def test_a_removed_cameras_frames_stay_readable_until_they_come_back():
         file_spec("a", CLIPS / "bikes.mp4"), file_spec("b", CLIPS / "carphone_pristine.mp4")
     ) as run:
         held = _take_unreleased(run, "a")
-        run.capture.remove("a")
+        run.capture.alter(removed=("a",))
         run.take_until(lambda: "a" not in run.capture.status(), 5)
         assert run.capture.holds("a")
         assert run.capture.slots_of(held).square(held.slot).any()
@@ -89,9 +88,8 @@ def test_a_changed_camera_goes_on_counting_and_the_other_is_not_touched():
             run.take_until(lambda: all(s.up for s in run.capture.status().values()), 20)
             run.take_until(lambda: run.capture.accounts()["cam"].grabbed > 25, 20)
             pid = run.child_pid("other")
-            run.capture.change(
-                replace(spec, source=parse_source(server.url("carphone_pristine.mp4")))
-            )
+            new = replace(spec, source=parse_source(server.url("carphone_pristine.mp4")))
+            run.capture.alter(changed=(new,))
             run.take_until(lambda: _width(run) == 176 and run.capture.status()["cam"].up, 20)
             refs = run.take_for(1.0)
             account = run.capture.accounts()["cam"]

@@ -87,7 +87,7 @@ def test_a_changed_password_is_followed_and_the_other_camera_is_not_touched(serv
             relay.login = Login("admin", OTHER_PASSWORD)
             relay.reset()
             run.take_until(lambda: "refuses" in run.capture.errors().get("cam", ""), 40)
-            run.capture.change(replace(spec, source=new))
+            run.capture.alter(changed=(replace(spec, source=new),))
             run.take_until(lambda: run.capture.status()["cam"].up, 40)
             assert run.child_pid("other") == pid
             assert run.capture.status()["other"].reconnects == 0
