@@ -201,7 +201,6 @@ class Run:
             chain.supervisor,
             chain.rule_stage,
             services.store,
-            services.publisher,
             services.publishers,
         )
 

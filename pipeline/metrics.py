@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from pipeline.alerts import Publisher
 from pipeline.alerts.publisher import Publishers
 from pipeline.capture import Capture
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, Caption, FrameRef
 from pipeline.rules.stage import RuleStage
-from pipeline.store import Store
+from pipeline.store import REDIS, Store
 from pipeline.supervisor import Supervisor
 
 __all__ = ["Metrics", "RunParts"]
@@ -39,8 +38,6 @@ class RunParts:
     supervisor: Supervisor
     rules: RuleStage
     store: Store
-    publisher: Publisher
-    """Redis's."""
     publishers: Publishers
 
 
@@ -175,7 +172,7 @@ class _Books:
         depth = _gauge("outbox_depth", "Events that wait to be published.")
         depth.add_metric([], self._parts.store.depth())
         failures = _counter("publish_failures", "Attempts to publish that failed.")
-        failures.add_metric([], self._parts.publisher.failures)
+        failures.add_metric([], self._parts.publishers.failures()[REDIS])
         yield from (started, suppressed, depth, failures)
 
     def _sinks(self) -> Iterator[Metric]:

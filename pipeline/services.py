@@ -35,8 +35,6 @@ class Services:
     store: Store
     redis_url: str
     redis: RedisSink
-    publisher: Publisher
-    """Redis's."""
     publishers: Publishers
     book: ReviewBook
     reviews: ReviewFollower
@@ -107,16 +105,15 @@ def open_services(
     redis_url = server.url if server is not None else str(config.redis.url)
     sink = RedisSink(config.redis, redis_url)
     _check(sink, redis_url)
-    publisher = Publisher(store, sink)
-    others = [Publisher(store, other) for other in _other_sinks(config, rules, specs)]
-    publishers = Publishers([publisher, *others])
+    sinks = (sink, *_other_sinks(config, rules, specs))
+    publishers = Publishers([Publisher(store, each) for each in sinks])
     publishers.start()
     stack.callback(publishers.stop, 0.0)
     book = ReviewBook(rules, store.state("reviews"))
     reviews = ReviewFollower(config.redis, redis_url, book.position)
     reviews.start()
     stack.callback(reviews.stop)
-    return Services(store, redis_url, sink, publisher, publishers, book, reviews, server)
+    return Services(store, redis_url, sink, publishers, book, reviews, server)
 
 
 def _check(sink: RedisSink, redis_url: str) -> None:
