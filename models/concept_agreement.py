@@ -75,7 +75,6 @@ class ConceptAgreement:
     """
 
     def __init__(self, lexicon: ConceptLexicon, vocabulary: Vocabulary) -> None:
-        self.lexicon = lexicon
         self._concept = {
             token: concept
             for concept, words in enumerate(lexicon.words)

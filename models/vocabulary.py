@@ -38,6 +38,11 @@ class Vocabulary:
         kept = {word for word, count in counts.items() if count >= min_count} | set(always)
         return cls([*_SPECIAL, *sorted(kept, key=lambda word: (-counts[word], word))])
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The words that a caption may hold: all but the first four."""
+        return self.words[len(_SPECIAL) :]
+
     def __len__(self) -> int:
         return len(self.words)
 

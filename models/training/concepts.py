@@ -55,7 +55,7 @@ def concept_lexicon(
     """
     known = frozenset(concepts)
     words: dict[str, list[str]] = {concept: [] for concept in concepts}
-    for word in vocabulary.words[4:]:
+    for word in vocabulary.said:
         if word not in _FUNCTION_WORDS and (concept := concept_lemma(word)) in known:
             words[concept].append(word)
     counts: Counter[str] = Counter()

@@ -372,4 +372,4 @@ def _vocabulary(samples: list[Sample], min_count: int) -> Vocabulary:
     """Words by count; a word of a set with labelled hazards is kept when it occurs twice."""
     labelled = [c for s in samples if s.hazards is not None and not s.clip for c in s.captions]
     rare = Vocabulary.build(labelled, 2)
-    return Vocabulary.build([c for s in samples for c in s.captions], min_count, rare.words[4:])
+    return Vocabulary.build([c for s in samples for c in s.captions], min_count, rare.said)
