@@ -37,6 +37,11 @@ class LaneRules:
     captions_per_second: float
     max_age_s: float | None
 
+    @property
+    def live(self) -> bool:
+        """Whether it is a live camera, not a file."""
+        return self.max_age_s is not None
+
 
 class WindowSchedule:
     """Decides which windows are due, on the source's own clock.
@@ -143,10 +148,10 @@ class Batcher:
 
     def _due(self, stamp: FrameStamp) -> bool:
         rules = self._lanes[stamp.camera]
-        rate, live = rules.captions_per_second, rules.max_age_s is not None
+        rate = rules.captions_per_second
         schedule = self._schedules.get(stamp.camera)
         if schedule is None or schedule.captions_per_second != rate:  # new, or changed by a reload
-            schedule = self._schedules[stamp.camera] = WindowSchedule(rate, live)
+            schedule = self._schedules[stamp.camera] = WindowSchedule(rate, rules.live)
         due = schedule.due(stamp)
         if due:
             self._ledger.window_due(stamp.camera)
