@@ -24,8 +24,9 @@ from media import write_video
 from pipeline.alerts.snapshot import encode_snapshot
 from pipeline.messages import Alert, AlertState, Caption, FrameStamp, Region
 from pipeline.outputs import CameraSource, OutputError, OutputSet
+from pipeline.outputs.camera_report import MOST_PICTURES, CameraReport
 from pipeline.outputs.cues import Cue, caption_cues
-from pipeline.outputs.report import MOST_PICTURES, CameraReport, write_report
+from pipeline.outputs.report import write_report
 from pipeline.outputs.scenes import clock, hours, hours_told, scenes
 from pipeline.outputs.stage import OutputStage
 from pipeline.rules.stage import Judged

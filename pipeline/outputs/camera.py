@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.messages import Alert, CameraEvent, Caption, FrameStamp
 from pipeline.outputs.annotated_video import boxes_of, write_video
+from pipeline.outputs.camera_report import CameraReport
 from pipeline.outputs.camera_source import CameraSource, Encoders
 from pipeline.outputs.coco import to_coco
 from pipeline.outputs.contact_sheets import sheet_names, write_sheets
@@ -25,7 +26,6 @@ from pipeline.outputs.lines import (
     to_json_line,
     utc_moment,
 )
-from pipeline.outputs.report import CameraReport
 from pipeline.outputs.subtitles import to_srt, to_webvtt
 from pipeline.outputs.thumbnails import thumbnails
 

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.outputs.camera_report import CameraReport
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import OutputError, atomic_path
-from pipeline.outputs.report import CameraReport
 from pipeline.outputs.scenes import clock, day
 from pipeline.outputs.thumbnails import decoded, frames
 from pipeline.pictures import Polygons

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.outputs.camera_report import MOST_PICTURES, CameraReport, together
+from pipeline.outputs.camera_report import CameraReport, together
 from pipeline.outputs.cues import Cue
 from pipeline.outputs.files import atomic_text
 from pipeline.outputs.lines import to_json_line, utc_text
@@ -17,7 +17,7 @@ from pipeline.outputs.report_text import markdown
 from pipeline.outputs.scenes import MOST_SEEN, Hour, Scene, clock, day, moment, scene_json
 from pipeline.outputs.thumbnails import smaller
 
-__all__ = ["MOST_PICTURES", "REPORT_FILES", "CameraReport", "write_report"]
+__all__ = ["REPORT_FILES", "write_report"]
 
 REPORT_FILES = ("report.html", "report.md", "report.json")
 _TICKS = 4
