@@ -45,6 +45,7 @@ from pipeline.rules import (
     parse_captions,
     replay,
 )
+from pipeline.rules.evidence import beam_mass
 from pipeline.rules.ruleset import make_rules
 from pipeline.rules.schema import RulesFile
 
@@ -847,6 +848,16 @@ def test_evidence_survives_a_caption_line() -> None:
     short = '{"camera": "a", "text": "x", "media_time_s": 1, "concepts": {"fire": 0.5}}'
     (read,) = parse_captions([short], "f")
     assert read.concepts == {"fire": Concept(0.5)}
+
+
+@given(st.lists(st.floats(-60.0, 0.0), min_size=2, max_size=6))
+def test_beams_weigh_the_same_in_a_caption_line_however_unlikely(nats: list[float]) -> None:
+    beams = tuple(Alternative(f"beam {n}", log_p) for n, log_p in enumerate(nats[1:]))
+    seen = replace(caption("a fight", 1), log_probability=nats[0], alternatives=beams)
+    (read,) = parse_captions([to_json_line(caption_line(seen))], "f")
+    for text in ("a fight", *(beam.text for beam in beams)):
+        before, after = (beam_mass(each, text.__eq__) for each in (seen, read))
+        assert after == pytest.approx(before, abs=1e-5)
 
 
 def test_compare_tells_what_a_change_of_rules_alters() -> None:

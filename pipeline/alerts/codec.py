@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from pipeline.messages import Alert, CameraEvent, Evidence, Region, Review, ReviewState
-from pipeline.outputs.lines import rounded, utc_moment, utc_text
+from pipeline.outputs.lines import rounded, sentence_probability, utc_moment, utc_text
 
 __all__ = ["decode_review", "encode_alert", "encode_camera_event", "encode_review"]
 
@@ -33,7 +32,7 @@ def encode_alert(alert: Alert) -> dict[str, Any]:
         "keywords": [_keyword(evidence) for evidence in alert.keywords],
         "evidence": {name: rounded(value) for name, value in alert.evidence.items()},
         "alternatives": [
-            {"text": other.text, "probability": rounded(math.exp(min(0.0, other.log_probability)))}
+            {"text": other.text, "probability": sentence_probability(other.log_probability)}
             for other in alert.alternatives
         ],
         "region": _region(alert.region),

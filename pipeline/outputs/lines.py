@@ -21,6 +21,7 @@ __all__ = [
     "caption_line",
     "printable",
     "rounded",
+    "sentence_probability",
     "to_json_line",
     "utc_moment",
     "utc_text",
@@ -42,12 +43,12 @@ def caption_line(caption: Caption) -> dict[str, Any]:
         "time": utc_text(stamp.captured_at),
         "media_time_s": rounded(stamp.position_s),
         "text": caption.text,
-        "probability": _probability(caption.log_probability),
+        "probability": sentence_probability(caption.log_probability),
         "words": [
             {"text": word.text, "probability": rounded(word.probability)} for word in caption.words
         ],
         "alternatives": [
-            {"text": other.text, "probability": _probability(other.log_probability)}
+            {"text": other.text, "probability": sentence_probability(other.log_probability)}
             for other in caption.alternatives
         ],
         "model": caption.model,
@@ -151,10 +152,15 @@ def rounded(value: ValueT) -> ValueT:
     return round(value, _DIGITS) if isinstance(value, float) else value  # type: ignore[return-value]
 
 
-def _probability(log_probability: float) -> float:
+def sentence_probability(log_probability: float) -> float:
+    """Make a probability of nats, to six significant digits.
+
+    That of a whole sentence is the product of its words' and is often below a millionth: rounded
+    like other numbers it would be 0, and a replay could not tell one beam from another.
+    """
     if math.isnan(log_probability):
         return 0.0
-    return rounded(min(1.0, math.exp(min(0.0, log_probability))))
+    return float(f"{math.exp(min(0.0, log_probability)):.{_DIGITS}g}")
 
 
 def _box(box: Region | None) -> dict[str, float] | None:
