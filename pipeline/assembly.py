@@ -29,7 +29,7 @@ from pipeline.outputs.view import View
 from pipeline.redaction import redact
 from pipeline.reload import Differences, Reloader
 from pipeline.resume import DoneMarks
-from pipeline.run_setup import Setup
+from pipeline.run_setup import Setup, names_of_no_camera
 from pipeline.services import Services, check_redis_url, open_services, start_captioner
 from pipeline.sinks import CaptionChannel, Printer
 from pipeline.sources import SourceKind
@@ -159,6 +159,8 @@ class Run:
         config = self.config
         check_redis_url(config.redis)
         check_directory(Path(config.output.directory))
+        if told := _unwatched(self.setup):
+            sys.stderr.write(f"{told}\n")
         telemetry = open_telemetry(config.metrics, self._stack)
         # The model first: it is what fails most, and nothing has been written by then.
         live = any(spec.source.live for spec in self.specs)
@@ -238,6 +240,8 @@ class Run:
         if new := sorted({*setup.rules.concepts, *setup.rules.probes} - asked):
             wanted = ", ".join(map(repr, new))
             self.view.message(f"the model is asked for {wanted} only after a restart")
+        if told := _unwatched(setup):
+            self.view.message(told)
         self._cameras |= {spec.name: spec for spec in (*found.added, *found.changed)}
 
     def _open_outputs(self) -> OutputSet:
@@ -314,6 +318,10 @@ class Run:
             interrupted=self._interrupted,
             error=None if error is None else redact(str(error)),
         )
+
+
+def _unwatched(setup: Setup) -> str | None:
+    return names_of_no_camera(setup.config, [spec.name for spec in setup.specs], setup.rules)
 
 
 def _told_of(specs: Sequence[CameraSpec]) -> dict[str, str | None]:

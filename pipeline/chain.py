@@ -27,11 +27,11 @@ from pipeline.ledger import Ledger
 from pipeline.messages import Alert, CameraEvent, FrameRef, SourceEnd
 from pipeline.metrics import Metrics
 from pipeline.outputs.stage import OutputStage, PictureKeeper, Sink
-from pipeline.reload import Differences, camera_groups
+from pipeline.reload import Differences
 from pipeline.restarts import RestartBudget
 from pipeline.rules import RuleEngine, RuleSet
 from pipeline.rules.stage import STATE_PREFIX, Judged, RuleStage, RuleStagePorts
-from pipeline.run_setup import Setup
+from pipeline.run_setup import Setup, camera_groups
 from pipeline.services import Services
 from pipeline.supervisor import Supervisor
 from pipeline.worker import Inlet, Worker

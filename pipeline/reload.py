@@ -16,10 +16,10 @@ from pipeline.camera_feed import CameraSpec
 from pipeline.config import Config, ConfigError
 from pipeline.outputs import OutputError
 from pipeline.redaction import redact
-from pipeline.run_setup import Setup, signatures
+from pipeline.run_setup import Setup, camera_groups, signatures
 from pipeline.sources import SourceError
 
-__all__ = ["Differences", "Reloader", "camera_groups", "differences"]
+__all__ = ["Differences", "Reloader", "differences"]
 
 _FIXED_SECTIONS = tuple(
     section for section in Config.model_fields if section not in ("cameras", "capture", "rules")
@@ -72,15 +72,6 @@ def differences(old: Setup, new: Setup) -> Differences:
             if getattr(old.config, section) != getattr(new.config, section)
         ),
     )
-
-
-def camera_groups(config: Config) -> dict[str, list[str]]:
-    """Group name to the cameras in it."""
-    groups: dict[str, list[str]] = {}
-    for name, camera in config.cameras.items():
-        for group in camera.groups:
-            groups.setdefault(group, []).append(name)
-    return groups
 
 
 class Reloader:

@@ -9,10 +9,18 @@ from pathlib import Path
 from pipeline.camera_feed import CameraSpec
 from pipeline.camera_specs import camera_specs
 from pipeline.config import Config
-from pipeline.rules import RuleSet, load_rules
+from pipeline.rules import RuleSet, load_rules, unwatched
 from pipeline.sources import expand_sources
 
-__all__ = ["SHIPPED_RULES", "Setup", "Signature", "read_setup", "signatures"]
+__all__ = [
+    "SHIPPED_RULES",
+    "Setup",
+    "Signature",
+    "camera_groups",
+    "names_of_no_camera",
+    "read_setup",
+    "signatures",
+]
 
 SHIPPED_RULES = Path(__file__).parent.parent / "configs" / "rules.yaml"
 
@@ -53,6 +61,27 @@ def read_setup(
     rules = load_rules(rules_file)
     files = (*named, *rules.lexicon_files)
     return Setup(config, tuple(specs), rules, files, signatures(files) | before)
+
+
+def camera_groups(config: Config) -> dict[str, list[str]]:
+    """Group name to the cameras in it."""
+    groups: dict[str, list[str]] = {}
+    for name, camera in config.cameras.items():
+        for group in camera.groups:
+            groups.setdefault(group, []).append(name)
+    return groups
+
+
+def names_of_no_camera(config: Config, cameras: Sequence[str], rules: RuleSet) -> str | None:
+    """Say which names in the rules stand for no camera; None where none does.
+
+    The shipped rules name a group that a site may have or not: of them it is said only where there
+    are groups at all.
+    """
+    groups = camera_groups(config)
+    if config.rules.file is None and not groups:
+        return None
+    return unwatched(rules, cameras, groups)
 
 
 def signatures(files: Iterable[Path]) -> dict[Path, Signature]:

@@ -21,8 +21,8 @@ from pipeline.captioner_messages import CaptionerOptions, Ready
 from pipeline.config import Config, ModelConfig, RedisConfig
 from pipeline.errors import WrongUse
 from pipeline.redaction import redact, redact_url
-from pipeline.reload import camera_groups
 from pipeline.rules import ReviewBook, RuleSet
+from pipeline.run_setup import camera_groups
 from pipeline.store import REDIS, Housekeeper, Retention, Store, exclusive
 
 __all__ = ["Services", "check_redis_url", "open_services", "start_captioner"]

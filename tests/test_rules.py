@@ -215,6 +215,27 @@ def test_check_knows_a_rules_file_by_what_it_holds(tmp_path: Path) -> None:
             check(write(tmp_path / "rules.yaml", text))
 
 
+def test_names_in_rules_that_stand_for_no_camera_are_told_by_a_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(cameras: list[str], groups: list[str], file: str | None = "rules.yaml") -> str:
+        rule = {"name": "entry", "keywords": ["man"], "cameras": cameras}
+        write(tmp_path / "rules.yaml", yaml.safe_dump({"rules": [rule]}))
+        site = {"cameras": {"gate": {"source": "rtsp://10.0.0.5/x", "groups": groups}}}
+        site |= {"rules": {"file": None if file is None else str(tmp_path / file)}}
+        check(write(tmp_path / "site.yaml", yaml.safe_dump(site)))
+        return capsys.readouterr().err
+
+    for right in (["*"], ["ga*"], ["gate"], ["group:night"]):
+        assert told(right, ["night"]) == ""
+    assert "'group:nights' of rule 'entry' (did you mean 'group:night'?)" in told(
+        ["gate", "group:nights"], ["night"]
+    )
+    assert "'gaet' of rule 'entry' (did you mean 'gate'?)" in told(["gaet"], [])
+    assert "closed_at_night" in told(["*"], ["closed_at_nigth"], None), "the shipped rules' group"
+    assert told(["*"], [], None) == "", "a site without groups need not have the shipped rules'"
+
+
 @given(st.times().map(lambda moment: moment.replace(microsecond=0, second=0)))
 def test_a_time_of_day_means_the_same_with_and_without_quotes(moment: day_time) -> None:
     def start(text: str) -> day_time:

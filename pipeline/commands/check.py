@@ -14,6 +14,7 @@ from pipeline.commands.common import SHIPPED_RULES, ExitCode
 from pipeline.config import Config, ConfigError, Problem, holds_list, line_of, load_config
 from pipeline.outputs.lines import to_json_line
 from pipeline.rules import check_examples, load_rules
+from pipeline.run_setup import names_of_no_camera
 from pipeline.sources import SourceError, expand_sources
 
 __all__ = ["check", "problems_in"]
@@ -47,25 +48,30 @@ def problems_in(file: Path) -> tuple[list[Problem], str]:
         config = load_config(file)
     except ConfigError as error:
         return list(error.problems), ""
-    problems = _of_cameras(file, config)
-    rules, count = _of_rules(file, config)
+    problems, cameras = _of_cameras(file, config)
+    rules, count = _of_rules(file, config, cameras)
     return problems + rules, f"cameras: {len(config.cameras)}, rules: {count}"
 
 
-def _of_cameras(file: Path, config: Config) -> list[Problem]:
+def _of_cameras(file: Path, config: Config) -> tuple[list[Problem], list[str]]:
     """Look at each source and start time as a run would before it opens anything."""
-    problems = []
+    problems, cameras = [], []
     for name, camera in config.cameras.items():
         try:
-            camera_specs(config, expand_sources([f"{name}={camera.source}"]))
+            specs = camera_specs(config, expand_sources([f"{name}={camera.source}"]))
+            cameras += [spec.name for spec in specs]
         except SourceError as error:
             line = line_of(file, ("cameras", name, "source"))
             problems.append(Problem(str(file), line, f"camera {name}: {error}"))
-    return problems
+            cameras.append(name)
+    return problems, cameras
 
 
-def _of_rules(file: Path, config: Config) -> tuple[list[Problem], int]:
-    """Look at the rules that a configuration names; a missing file is told with its line."""
+def _of_rules(file: Path, config: Config, cameras: list[str]) -> tuple[list[Problem], int]:
+    """Look at the rules that a configuration names; a missing file is told with its line.
+
+    A name in them that stands for no camera may be meant for another site: it is said, not refused.
+    """
     if config.rules.file is not None and not Path(config.rules.file).is_file():
         line = line_of(file, ("rules", "file"))
         return [Problem(str(file), line, f"rules.file: no such file: {config.rules.file}")], 0
@@ -73,4 +79,6 @@ def _of_rules(file: Path, config: Config) -> tuple[list[Problem], int]:
         rule_set = load_rules(config.rules.file or SHIPPED_RULES)
     except ConfigError as error:
         return list(error.problems), 0
+    if told := names_of_no_camera(config, cameras, rule_set):
+        sys.stderr.write(f"{told}\n")
     return check_examples(rule_set), len(rule_set.rules)

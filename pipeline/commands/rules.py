@@ -17,8 +17,8 @@ from pipeline.commands.stored import stored_captions
 from pipeline.config import Config, load_config
 from pipeline.messages import Caption
 from pipeline.outputs.lines import to_json_line
-from pipeline.reload import camera_groups
 from pipeline.rules import AlertDifference, RuleSet, compare, load_rules, replay
+from pipeline.run_setup import camera_groups
 
 __all__ = ["app"]
 

@@ -6,6 +6,7 @@ from pipeline.rules.lifecycle import alert_id
 from pipeline.rules.replay import AlertDifference, compare, replay
 from pipeline.rules.reviews import ReviewBook
 from pipeline.rules.ruleset import Rule, RuleSet, check_examples, load_rules
+from pipeline.rules.unwatched import unwatched
 
 __all__ = [
     "AlertDifference",
@@ -21,5 +22,6 @@ __all__ = [
     "parse_captions",
     "read_captions",
     "replay",
+    "unwatched",
     "utc_now",
 ]
