@@ -26,13 +26,13 @@ from pipeline.commands.doctor import doctor
 from pipeline.commands.run import run
 from pipeline.commands.search import search
 from pipeline.commands.subscribe import subscribe
-from pipeline.config import ConfigError
 from pipeline.outputs import OutputError
 from pipeline.redaction import RedactingFilter, log_uncaught, redact
 from pipeline.slots import SharedMemoryFull
 from pipeline.sources import SourceError
 from pipeline.store import StoreError
 from pipeline.supervisor import StageFailed
+from pipeline.yaml_models import ConfigError
 
 __all__ = ["app", "main"]
 

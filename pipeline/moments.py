@@ -1,13 +1,14 @@
-"""Points in time as people write them: a time, or how long ago."""
+"""Points in time as people write them, a time or how long ago, and names of time zones."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.errors import WrongUse
 
-__all__ = ["parse_age", "parse_moment"]
+__all__ = ["known_time_zone", "parse_age", "parse_moment"]
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -50,3 +51,17 @@ def parse_moment(text: str, now: datetime | None = None, zone: tzinfo | None = N
     if moment.tzinfo is not None:
         return moment
     return moment.astimezone() if zone is None else moment.replace(tzinfo=zone)
+
+
+def known_time_zone(name: str) -> str:
+    """Return the name of a time zone as it is.
+
+    Raises:
+        ValueError: The time zone database knows no such name.
+
+    """
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {name!r}; names look like Europe/Paris") from None
+    return name

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.camera_feed import CameraSpec
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config
 from pipeline.outputs import OutputError
 from pipeline.redaction import redact
 from pipeline.run_setup import Setup, camera_groups, signatures
 from pipeline.sources import SourceError
+from pipeline.yaml_models import ConfigError
 
 __all__ = ["Differences", "Reloader", "differences"]
 

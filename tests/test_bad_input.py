@@ -29,8 +29,8 @@ from program import (
 
 from pipeline.alerts import EmbeddedRedis
 from pipeline.commands.check import check
-from pipeline.config import ConfigError
 from pipeline.store import Store
+from pipeline.yaml_models import ConfigError
 
 WEIGHTS = ROOT / "models" / "weights" / "default"
 RTSP_401 = (

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from benchmarks.alerts import labels
 from benchmarks.timelines import Footage, Segment, Timeline
 from pipeline.commands.rules import app
-from pipeline.config import ConfigError
 from pipeline.messages import Caption, Concept, FrameStamp, Word
 from pipeline.outputs.lines import caption_line, to_json_line
 from pipeline.rules.calibration import Label, Threshold, calibrate, chosen, read_labels
 from pipeline.rules.ruleset import RuleSet, make_rules
 from pipeline.rules.schema import RulesFile
+from pipeline.yaml_models import ConfigError
 
 START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)
 RULE = {"name": "fire", "tags": ["fire"], "keywords": ["fire"], "cooldown_s": 0, "end_after_s": 5}

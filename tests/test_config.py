@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.runtimes import RUNTIMES
-from pipeline.config import (
-    CAMERA_NAME,
-    Config,
-    ConfigError,
-    OutputConfig,
-    Runtime,
-    load_config,
-)
+from pipeline.config import CAMERA_NAME, Config, OutputConfig, Runtime, load_config
 from pipeline.outputs import FORMATS
 from pipeline.rules import load_rules
+from pipeline.yaml_models import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))

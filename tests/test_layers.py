@@ -38,6 +38,10 @@ def test_the_pipeline_names_no_model():
     assert offenders("pipeline", "models") == []
 
 
+def test_rules_know_nothing_of_the_configuration():
+    assert offenders("pipeline/rules", "pipeline.config") == []
+
+
 def test_nothing_that_serves_imports_training():
     trainers = ("models/training", "models/evaluation", "models/evaluate.py")
     for room in ("models.training", "models.evaluation", "models.evaluate"):

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from pipeline.attention import region_of
 from pipeline.commands.check import check
-from pipeline.config import ConfigError
 from pipeline.messages import (
     Alert,
     AlertState,
@@ -48,6 +47,7 @@ from pipeline.rules import (
 from pipeline.rules.evidence import beam_mass
 from pipeline.rules.ruleset import make_rules
 from pipeline.rules.schema import RulesFile
+from pipeline.yaml_models import ConfigError
 
 START = datetime(2026, 1, 5, 12, tzinfo=timezone.utc)  # a Monday
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -11,11 +11,12 @@ import typer
 
 from pipeline.camera_specs import camera_specs
 from pipeline.commands.common import SHIPPED_RULES, ExitCode
-from pipeline.config import Config, ConfigError, Problem, holds_list, line_of, load_config
+from pipeline.config import Config, load_config
 from pipeline.outputs.lines import to_json_line
 from pipeline.rules import check_examples, load_rules
 from pipeline.run_setup import names_of_no_camera
 from pipeline.sources import SourceError, expand_sources
+from pipeline.yaml_models import ConfigError, Problem, holds_list, line_of
 
 __all__ = ["check", "problems_in"]
 

@@ -15,12 +15,13 @@ from rich.console import Console
 
 from pipeline.assembly import Printer, Run, camera_infos
 from pipeline.commands.common import ExitCode, WrongUse
-from pipeline.config import Config, load_config, problem_text
+from pipeline.config import Config, load_config
 from pipeline.outputs import RunSummary
 from pipeline.outputs.terminal import TerminalView
 from pipeline.redaction import redact, redact_url
 from pipeline.reload import Reloader
 from pipeline.run_setup import Setup, read_setup
+from pipeline.yaml_models import problem_text
 
 __all__ = ["merged", "run", "watch"]
 

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from pipeline.config import Config, ConfigError, Problem
+from pipeline.config import Config
 from pipeline.messages import Caption
 from pipeline.moments import parse_moment
 from pipeline.rules import read_captions
 from pipeline.store import Archive
+from pipeline.yaml_models import ConfigError, Problem
 
 __all__ = ["bounds", "store_file", "stored_captions"]
 

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config import ConfigError, Problem, Strict
 from pipeline.errors import WrongUse
 from pipeline.messages import Alert, AlertState, Caption
 from pipeline.rules.judge import Judge
@@ -24,6 +23,7 @@ from pipeline.rules.replay import replay
 from pipeline.rules.ruleset import Rule, RuleSet
 from pipeline.rules.schema import RuleSpec
 from pipeline.rules.track import Track
+from pipeline.yaml_models import ConfigError, Problem, Strict
 
 __all__ = ["Label", "Point", "Threshold", "calibrate", "chosen", "read_labels"]
 

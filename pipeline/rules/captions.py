@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config import ConfigError, Problem
 from pipeline.messages import Alternative, Caption, Concept, FrameStamp, Region, Word
+from pipeline.yaml_models import ConfigError, Problem
 
 __all__ = ["parse_captions", "read_captions"]
 

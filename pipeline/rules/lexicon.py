@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from pipeline.config import Strict, load_yaml_model
 from pipeline.rules.tokens import lemma_of
+from pipeline.yaml_models import Strict, load_yaml_model
 
 __all__ = ["SHIPPED_LEXICON", "Lexicon", "LexiconFile", "shipped_lexicon"]
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import ConfigError, Problem, line_of, load_yaml_model
 from pipeline.rules.lexicon import Lexicon, LexiconFile, shipped_lexicon
 from pipeline.rules.matcher import TextMatcher
 from pipeline.rules.places import watches_camera
 from pipeline.rules.schema import RateLimit, RulesFile, RuleSpec, Zone
+from pipeline.yaml_models import ConfigError, Problem, line_of, load_yaml_model
 
 __all__ = ["Rule", "RuleSet", "check_examples", "load_rules", "make_rules"]
 

@@ -10,9 +10,10 @@ import re2
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config import Strict, known_time_zone
+from pipeline.moments import known_time_zone
 from pipeline.rules.lexicon import LexiconFile
 from pipeline.rules.patterns import check_pattern
+from pipeline.yaml_models import Strict
 
 __all__ = [
     "Confirm",
