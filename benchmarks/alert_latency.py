@@ -30,9 +30,9 @@ import yaml
 from benchmarks.clips import LIGHT_FPS, light_clip
 from benchmarks.measure import print_environment, write_json
 from benchmarks.program import RUN_STREAM
+from benchmarks.replay_server import serving
 from pipeline.alerts import EmbeddedRedis, subscribe
 from pipeline.outputs.lines import utc_moment
-from tests.rtsp_server import RtspServer
 
 _START_S, _SETTLE_S, _STOP_S = 300.0, 5.0, 60.0
 _MORE_THAN_IT_CAN = 30.0
@@ -80,8 +80,8 @@ def measure(load: float, cameras: int, seconds: float) -> Latency:
     """
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        video = light_clip(home)
-        with RtspServer(home) as server:
+        video = home / light_clip(home)
+        with serving([video]) as server:
             url = server.url(video)
             full = _waits(home / "full", url, cameras, _MORE_THAN_IT_CAN, seconds)
             capacity = len(full) / seconds

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.clips import full_hd_clip, light_clip
 from benchmarks.measure import print_environment
+from benchmarks.replay_server import serving
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel
 from pipeline.config import CaptureConfig
@@ -33,7 +34,6 @@ from pipeline.messages import FrameRef
 from pipeline.readers import quiet_libraries
 from pipeline.slots import FrameSlots
 from pipeline.sources import parse_source
-from tests.rtsp_server import RtspServer
 
 ROUNDS = 7
 SQUARE_PIXELS = 224
@@ -102,9 +102,9 @@ def memory_kib(pid: int) -> tuple[int, int]:
 
 def measure_memory(cameras: int, clip: Path) -> None:
     inbox: Channel[FrameRef] = Channel("frames", 2, on_drop=lambda ref, _: capture.release(ref))
-    with RtspServer(clip.parent) as server:
+    with serving([clip]) as server:
         config = CaptureConfig(open_timeout_s=60.0, stale_after_s=60.0)
-        source = parse_source(server.url(clip.name))
+        source = parse_source(server.url(clip))
         specs = [CameraSpec(f"c{index}", source, config) for index in range(cameras)]
         capture = Capture(specs, SQUARE_PIXELS, inbox, lambda _: None)
         capture.start()

@@ -1,6 +1,6 @@
 """Grabbing many cameras, beside a peer: python -m benchmarks.grabbers [--cameras 1 8].
 
-An RTSP server loops a real clip. Each contender runs in a process of its own and takes the newest
+A server loops a real clip. Each contender runs in a process of its own and takes the newest
 pictures of so many cameras of it: our capture, with its processes, and ultralytics' `LoadStreams`
 where ultralytics is installed. Both decode every frame; ours hands on 2.5 pictures a second of each
 camera, shrunk and judged for blindness and change, the peer every picture as it is. CPU time is
@@ -19,9 +19,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.live import rtsp_server, tree_cpu_s
+from benchmarks.live import tree_cpu_s
 from benchmarks.measure import print_environment, write_json
 from benchmarks.real_frames import clip
+from benchmarks.replay_server import serving
 from pipeline.capture import CameraSpec, Capture
 from pipeline.channel import Channel
 from pipeline.config import CaptureConfig
@@ -139,10 +140,10 @@ def main() -> None:
     else:
         print("ultralytics is not installed: its loader takes no part")
     file, found = clip(options.clip), []
-    with rtsp_server(file.parent) as base:
+    with serving([file]) as server:
         for count in options.cameras:
             for contender in there:
-                urls = [f"{base}/{file.name}?play_count=0"] * count
+                urls = [server.url(file)] * count
                 one = measure(contender, urls, options.seconds)
                 found.append(one)
                 print(

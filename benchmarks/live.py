@@ -1,11 +1,11 @@
 """Live cameras: python -m benchmarks.live. CPU of a camera, and where a caption's time goes.
 
-An RTSP server loops a real clip; the program watches so many cameras of it. CPU time is read from
-/proc over a stretch of steady running, for every process of the program and none of the server's;
-the stages' own times, and what was dropped, are read from the program's metrics at both ends of the
-stretch. ``--scene key-frames`` shows the clip with a key frame a second and decodes nothing else;
-``--scene still`` does so with one real picture under a sensor's noise. All are 720p at 25 frames a
-second.
+A server loops a real clip (:mod:`benchmarks.replay_server`); the program watches so many cameras of
+it. CPU time is read from /proc over a stretch of steady running, for every process of the program
+and, apart, the server's; the stages' own times, and what was dropped, are read from the program's
+metrics at both ends of the stretch. ``--scene key-frames`` shows the clip with a key frame a second
+and decodes nothing else; ``--scene still`` does so with one real picture under a sensor's noise, of
+which ``--scene still-full`` decodes every frame. All are 720p at 25 frames a second.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,12 +33,14 @@ from benchmarks.long_recording import ffmpeg
 from benchmarks.measure import print_environment, write_json
 from benchmarks.processes import cpu_s_by_kind
 from benchmarks.real_frames import clip
+from benchmarks.replay_server import Serving, serving
 
-__all__ = ["Load", "main", "rtsp_server", "tree_cpu_s", "watch_cameras"]
+__all__ = ["Load", "main", "tree_cpu_s", "watch_cameras"]
 
 _ROOT = Path(__file__).parent.parent
 _CLIP = "bigbuckbunny.mp4"
 _KEY_FRAMES = ("-c:v", "libx264", "-g", "25", "-sc_threshold", "0", "-bf", "0")
+_SCENES = ("full", "key-frames", "still", "still-full")
 _START_S, _SETTLE_S = 240.0, 10.0
 _STAGES = ("grab and queue", "encode", "decode", "rules", "outputs", "grab to caption")
 _GIVEN_UP = ("watchword_frames_dropped_total", "watchword_frames_failed_total")
@@ -64,6 +66,10 @@ class Load:
     dropped: dict[str, int]
     """Frames given up, by reason; those that were not to be sampled or had not changed apart."""
     stages_ms: dict[str, float]
+    start_s: float
+    """From the start of the program until every camera had a caption."""
+    server_cpu_s: float
+    """What the cameras' server took beside."""
 
     @property
     def cpu_ms_per_camera_second(self) -> float:
@@ -82,25 +88,6 @@ class Load:
         return self.captions / self.seconds / self.cameras
 
 
-@contextmanager
-def rtsp_server(folder: Path) -> Iterator[str]:
-    """Run a server over a folder's files; gives its base URL."""
-    ports = [str(free_port()) for _ in range(2)]
-    program = Path(sys.executable).with_name("rtsp-server")
-    place = ["--host", "127.0.0.1", "--port", ports[0], "--control-port", ports[1]]
-    server = subprocess.Popen(
-        [str(program), "--dir", str(folder), *place],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(2.0)
-    try:
-        yield f"rtsp://127.0.0.1:{ports[0]}"
-    finally:
-        server.kill()
-        server.wait()
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -109,9 +96,13 @@ def free_port() -> int:
 
 
 def watch_cameras(
-    url: str, cameras: int, seconds: float, settings: Mapping[str, object] | None = None
+    server: Serving,
+    file: Path,
+    cameras: int,
+    seconds: float,
+    settings: Mapping[str, object] | None = None,
 ) -> Load:
-    """Watch so many cameras of one stream; measure once each has had its first caption.
+    """Watch so many cameras of one file; measure once each has had its first caption.
 
     ``settings`` are parts of the configuration.
 
@@ -122,7 +113,7 @@ def watch_cameras(
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         said, config = Path(folder) / "said", Path(folder) / "watchword.yaml"
-        named = {f"c{i}": {"source": url} for i in range(cameras)}
+        named = {f"c{i}": {"source": server.url(file)} for i in range(cameras)}
         config.write_text(yaml.safe_dump({"cameras": named, **(settings or {})}))
         with said.open("w") as errors:
             process = subprocess.Popen(
@@ -140,7 +131,7 @@ def watch_cameras(
         reader = threading.Thread(target=_count, args=(process, captions), daemon=True)
         reader.start()
         try:
-            return _measure(process, port, captions, cameras, seconds)
+            return _measure(process, server.pid, port, captions, cameras, seconds)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {said.read_text()[-2000:]}") from None
         finally:
@@ -163,19 +154,23 @@ def _count(process: subprocess.Popen[str], captions: Counter[str]) -> None:
 
 def _measure(
     process: subprocess.Popen[str],
+    server: int,
     port: int,
     captions: Counter[str],
     cameras: int,
     seconds: float,
 ) -> Load:
-    deadline_s = time.monotonic() + _START_S
+    start_s = time.monotonic()
+    deadline_s = start_s + _START_S
     while len(captions) < cameras:
         if process.poll() is not None:
             raise RuntimeError(f"the program left with {process.returncode}")
         if time.monotonic() > deadline_s:
             raise RuntimeError(f"{len(captions)} of {cameras} cameras captioned in {_START_S:g} s")
         time.sleep(0.2)
+    start_s = time.monotonic() - start_s
     time.sleep(_SETTLE_S)
+    server_s = tree_cpu_s(server)
     grabbed, dropped = frames(port)
     began_s, cpu_s, before = time.monotonic(), cpu_s_by_kind(process.pid), stage_totals(port)
     count = captions.total()
@@ -183,11 +178,15 @@ def _measure(
     took_s, after = time.monotonic() - began_s, stage_totals(port)
     means = {stage: _mean_ms(before.get(stage, (0.0, 0.0)), after[stage]) for stage in after}
     stages_ms = {stage: means[stage] for stage in _STAGES if stage in means}
-    now_s = cpu_s_by_kind(process.pid)
+    now_s, server_s = cpu_s_by_kind(process.pid), tree_cpu_s(server) - server_s
     spent_s = {kind: now_s[kind] - cpu_s.get(kind, 0.0) for kind in now_s}
     made, (read, given_up) = captions.total() - count, frames(port)
     lost = dict(given_up - dropped)
-    return Load(cameras, took_s, spent_s, made, read - grabbed, lost, stages_ms)
+    return Load(
+        *(cameras, took_s, spent_s, made, read - grabbed, lost, stages_ms),
+        start_s=start_s,
+        server_cpu_s=server_s,
+    )
 
 
 def metrics_text(port: int) -> str:
@@ -258,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--scene", choices=("full", "key-frames", "still"), default="full")
+    parser.add_argument("--scene", choices=_SCENES, default="full")
     parser.add_argument("--runtime", default="auto", help="as the program's own --runtime")
     parser.add_argument("--json", type=Path, help="default: output/bench/live[-SCENE].json")
     options = parser.parse_args()
@@ -268,29 +267,32 @@ def main() -> None:
     with ExitStack() as stack:
         folder, file = Path(stack.enter_context(tempfile.TemporaryDirectory())), clip(_CLIP)
         if options.scene != "full":
-            file = still(folder) if options.scene == "still" else with_key_frames(file, folder)
+            still_scene = options.scene.startswith("still")
+            file = still(folder) if still_scene else with_key_frames(file, folder)
         settings = {
-            "capture": {"key_frames_only": options.scene != "full"},
+            "capture": {"key_frames_only": options.scene in ("key-frames", "still")},
             "model": {"runtime": options.runtime},
         }
-        base = stack.enter_context(rtsp_server(file.parent))
-        url = f"{base}/{file.name}?play_count=0"
-        for count in options.cameras:
-            load = watch_cameras(url, count, options.seconds, settings)
+        server = stack.enter_context(serving([file]))
+        for cameras in options.cameras:
+            load = watch_cameras(server, file, cameras, options.seconds, settings)
             loads.append(load)
-            print(
-                f"{count:3d} cameras: {load.cpu_ms_per_camera_second:8.1f} CPU ms a camera a "
-                f"second, {load.captions_per_camera_second:.2f} captions and "
-                f"{load.grabbed / load.seconds / count:.1f} frames a camera a second, "
-                f"dropped {load.dropped or 'none'}",
-                flush=True,
-            )
-            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in load.cpu_ms.items())
-            print(f"    of it: {kinds}", flush=True)
-            stages = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stages_ms.items())
-            print(f"    mean ms: {stages}", flush=True)
+            _tell(load)
     found = {"clip": file.name, "loads": [asdict(load) for load in loads]}
     write_json(options.json or Path(f"output/bench/{name}.json"), found)
+
+
+def _tell(load: Load) -> None:
+    each = load.seconds * load.cameras
+    print(
+        f"{load.cameras:3d} cameras: {load.cpu_ms_per_camera_second:8.1f} CPU ms a camera a "
+        f"second, {load.captions_per_camera_second:.2f} captions and "
+        f"{load.grabbed / each:.1f} frames a camera a second, dropped {load.dropped or 'none'}"
+    )
+    kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in load.cpu_ms.items())
+    print(f"    of it: {kinds}; the cameras' server besides {1e3 * load.server_cpu_s / each:.1f}")
+    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stages_ms.items())
+    print(f"    all had a caption after {load.start_s:.0f} s; mean ms: {stages}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from models.training.sources import read_samples
 from models.transforms import to_square
 from pipeline.batcher import WindowSchedule
 from pipeline.config import CaptureConfig
-from pipeline.frame_clock import FrameSampler
+from pipeline.frame_clock import Ticks
 from pipeline.messages import FrameStamp
 
 FOLDS = 3
@@ -79,12 +79,12 @@ def unseen_readouts(captioner: Captioner, data: Path, seed: int) -> list[HazardR
 
 def looked_at(timeline: Timeline, side: int, seed: int) -> Iterator[Seen]:
     """Frames of a timeline that are looked at, at the default rate."""
-    sampler = FrameSampler(CaptureConfig().analysis_fps)
+    sampler = Ticks(CaptureConfig().analysis_fps)
     order = random.Random(f"{seed} {timeline.name}")
     number = 0
     for segment in timeline.segments:
         for frame in frames(segment, order):
-            if sampler.wants(number / FPS):
+            if sampler.take(number / FPS):
                 square = to_square(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), side)
                 yield Seen(number / FPS, segment.footage.scene, square)
             number += 1

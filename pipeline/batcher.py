@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.frame_clock import tick_slack_s
+from pipeline.frame_clock import schedule
 from pipeline.ledger import Ledger
 from pipeline.messages import FrameRef, FrameStamp, SourceEnd
 
@@ -46,19 +46,18 @@ class LaneRules:
 class WindowSchedule:
     """Decides which windows are due, on the source's own clock.
 
-    A window is due when its last frame's time passes a multiple of 1 / captions_per_second since
-    the camera's first frame, so a file gives the same windows at any playing speed, and a lost
-    frame delays a caption by one frame instead of shifting all that follow. Of a ``live`` source a
-    frame that comes a little early counts for the tick that it just missed.
+    Of a recording a window is due when its last frame's time passes a multiple of
+    1 / captions_per_second since the first frame, so a file gives the same windows at any playing
+    speed, and a lost frame delays a caption by one frame instead of shifting all that follow. Of a
+    ``live`` source so many are due a second, whether its frames come evenly or in bunches.
     """
 
     def __init__(self, captions_per_second: float, live: bool = False) -> None:
         self.captions_per_second = captions_per_second
-        self._period_s = 1.0 / captions_per_second
-        self._slack_s = tick_slack_s(captions_per_second, live)
+        self._live = live
+        self._granted = schedule(captions_per_second, live)
         self._start_s = 0.0
         self._last_s: float | None = None
-        self._next_tick = 0
 
     def due(self, stamp: FrameStamp) -> bool:
         """Whether the window that ends with this frame is to be captioned; call once a frame."""
@@ -66,13 +65,10 @@ class WindowSchedule:
         if (
             self._last_s is None or time_s < self._last_s
         ):  # first frame, or a clock that jumped back
-            self._start_s, self._next_tick = time_s, 0
+            self._start_s = time_s
+            self._granted = schedule(self.captions_per_second, self._live)
         self._last_s = time_s
-        tick = int((time_s - self._start_s + self._slack_s) / self._period_s)
-        if tick < self._next_tick:
-            return False
-        self._next_tick = tick + 1
-        return True
+        return self._granted.take(time_s - self._start_s)
 
 
 class Batcher:

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-__all__ = ["FrameSampler", "MediaClock", "tick_slack_s"]
+__all__ = ["MediaClock", "Ticks", "TokenBucket", "schedule"]
 
 _LONGEST_GAP_S = 3600.0
 _SLACK_S = 5e-4  # media times are rounded to the container's time base
+_ROUNDING = 1e-6
 
 
-def tick_slack_s(per_second: float, live: bool) -> float:
-    """How much before a tick of so many a second a frame may come and still belong to it, in s.
+class Ticks:
+    """Grants the first frame of every 1 / ``per_second`` seconds of a recording.
 
-    Live frames have the time of their arrival, which wavers: from a camera that brings just one
-    frame a tick, those that come a little early would be taken for a second one of the tick before,
-    and left out. A recording's times are exact but for the rounding to its time base.
+    Which frames these are depends on their times alone, never on the speed of playing.
     """
-    return 0.25 / per_second if live else _SLACK_S
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._last_tick = -1
+
+    def take(self, time_s: float) -> bool:
+        """Whether the frame at ``time_s`` (seconds from the first, not decreasing) is granted."""
+        tick = int((time_s + _SLACK_S) * self._per_second)
+        if tick <= self._last_tick:
+            return False
+        self._last_tick = tick
+        return True
+
+
+class TokenBucket:
+    """Grants ``per_second`` frames a second of a live source, however bunched they arrive.
+
+    A right to one frame accrues with time, and what was not used is kept for one frame more. So a
+    frame that comes late and the next that follows at once are granted both, and yet until any time
+    no more than 1 + ``per_second`` x the seconds since the first one.
+    """
+
+    _MOST = 2.0
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._tokens = 1.0
+        self._last_s: float | None = None
+
+    def take(self, time_s: float) -> bool:
+        """Whether the frame that came at ``time_s`` (not decreasing) is granted."""
+        if self._last_s is not None:
+            accrued = (time_s - self._last_s) * self._per_second
+            self._tokens = min(self._MOST, self._tokens + accrued)
+        self._last_s = time_s
+        if self._tokens < 1.0 - _ROUNDING:
+            return False
+        self._tokens -= 1.0
+        return True
 
 
 class MediaClock:
@@ -48,22 +85,10 @@ class MediaClock:
         return time_s
 
 
-class FrameSampler:
-    """Picks the first frame of every 1 / ``analysis_fps`` seconds of the source's own time.
+def schedule(per_second: float, live: bool) -> Ticks | TokenBucket:
+    """Choose which frames are granted: of a recording by their times, of a live source by arrival.
 
-    Which frames a file gives depends on their times alone, never on the speed of playing. Of a
-    ``live`` source a frame that comes a little early counts for the tick that it just missed.
+    A recording's times are exact, and it must give the same at any speed. Live frames have the time
+    of their arrival, which wavers: those of a busy machine come in bunches.
     """
-
-    def __init__(self, analysis_fps: float, live: bool = False) -> None:
-        self._fps = analysis_fps
-        self._slack_s = tick_slack_s(analysis_fps, live)
-        self._last_tick = -1
-
-    def wants(self, time_s: float) -> bool:
-        """Whether the frame at ``time_s`` (seconds from the start, not decreasing) is looked at."""
-        tick = int((time_s + self._slack_s) * self._fps)
-        if tick <= self._last_tick:
-            return False
-        self._last_tick = tick
-        return True
+    return TokenBucket(per_second) if live else Ticks(per_second)

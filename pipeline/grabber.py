@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.change_gate import ChangeGate
-from pipeline.frame_clock import FrameSampler, MediaClock
+from pipeline.frame_clock import MediaClock, schedule
 from pipeline.grab_messages import (
     CaptureAccount,
     Delivered,
@@ -86,7 +86,7 @@ class Grabber:
         self._slots = FrameSlots.attach(job.layout)
         self._inbox = _Inbox(connection)
         self._tally = _Tally()
-        self._sampler = FrameSampler(job.config.analysis_fps, job.source.live)
+        self._sampler = schedule(job.config.analysis_fps, job.source.live)
         self._clock = MediaClock(0.0)
         self._reader: FrameReader | None = None
         self._recorded_at = job.start_time
@@ -138,7 +138,7 @@ class Grabber:
 
     def _handle(self, reader: FrameReader) -> None:
         now_ns, media_s = self._times(reader)
-        wanted = self._sampler.wants(self._seconds_in(now_ns, media_s))
+        wanted = self._sampler.take(self._seconds_in(now_ns, media_s))
         sequence = self._sequence
         self._sequence += 1
         if sequence < self._job.first_sequence:

@@ -23,7 +23,7 @@ from program import CLIPS, DEMO_RULES, ROOT, assert_books_balance, json_lines, w
 from pipeline import Config, run
 from pipeline.alerts import EmbeddedRedis, Event, subscribe
 from pipeline.config import CaptureConfig
-from pipeline.frame_clock import FrameSampler
+from pipeline.frame_clock import Ticks
 from pipeline.messages import Alert, Caption
 
 BEFORE_S, AFTER_S = 1.0, 1.5
@@ -119,8 +119,8 @@ def test_each_alert_has_a_clip_that_plays_the_seconds_around_it(files_run: Files
 
 def _looked_at(recording: Path) -> dict[float, NDArray[np.uint8]]:
     """Those frames of a recording that a run looks at, by its default settings."""
-    sampler = FrameSampler(CaptureConfig().analysis_fps)
-    return {time_s: image for time_s, image in _frames(recording).items() if sampler.wants(time_s)}
+    sampler = Ticks(CaptureConfig().analysis_fps)
+    return {time_s: image for time_s, image in _frames(recording).items() if sampler.take(time_s)}
 
 
 def _starts(event: Event) -> bool:

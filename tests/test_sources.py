@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import PASSWORD
 
-from pipeline.frame_clock import FrameSampler, MediaClock
+from pipeline.frame_clock import MediaClock, Ticks
 from pipeline.redaction import redact, redact_url
 from pipeline.sources import SourceError, SourceKind, expand_sources, parse_source
 
@@ -170,6 +170,6 @@ def test_media_time_always_increases(positions: list[float], fps: float):
 
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_the_sampler_looks_at_the_asked_rate(fps: int, analysis_fps: int):
-    sampler = FrameSampler(analysis_fps)
-    seen = sum(sampler.wants(k / fps) for k in range(fps * 20))
+    sampler = Ticks(analysis_fps)
+    seen = sum(sampler.take(k / fps) for k in range(fps * 20))
     assert abs(seen - 20 * min(fps, analysis_fps)) <= 1
