@@ -37,8 +37,19 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 180.0
+# The first start may take longer: a machine too busy to load a model in three minutes would only
+# begin again, and lose what it has loaded. While running, a stage that stands still so long stalls.
+_FURTHER_LOAD_TIMEOUT_S = 540.0
+_NOT_LOADED = (
+    f"the captioner has not loaded its model within {LOAD_TIMEOUT_S:g} s; is the machine busy with "
+    "other work?"
+)
 STOP_TIMEOUT_S = 5.0
 _PATIENCE_BATCHES = 20
+# A silent child is hung, or starved of processor time: were each one killed at the same age, none
+# would ever answer on a machine that has become slower than it was at the start.
+_MOST_PATIENCE = 16.0
+_MOST_SILENCES = 6  # one after the other: it takes all its time, so no budget of restarts ends it
 
 
 class CaptionerError(Exception):
@@ -71,7 +82,10 @@ class CaptionerProcess:
 
     def __init__(self, options: CaptionerOptions, answer_timeout_s: float) -> None:
         self._options = options
-        self._patience_s = answer_timeout_s
+        self._least_patience_s = answer_timeout_s
+        self.silences = 0
+        """How often in a row the child gave no answer."""
+        self._last_answer_s = 0.0
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
@@ -80,8 +94,8 @@ class CaptionerProcess:
         """The child's process id, or None before it was started."""
         return None if self._process is None else self._process.pid
 
-    def start(self) -> Ready:
-        """Start the child and wait until its model is loaded.
+    def start(self, *, first: bool = False) -> Ready:
+        """Start the child and wait until its model is loaded; the ``first`` time longer.
 
         Raises:
             CaptionerError: The model cannot be loaded; the text says why.
@@ -97,6 +111,9 @@ class CaptionerProcess:
             self._process.start()
         theirs.close()
         reply = self._receive(LOAD_TIMEOUT_S)
+        if reply is None and first and self._process.is_alive():
+            log.warning("%s; waiting on", _NOT_LOADED)
+            reply = self._receive(_FURTHER_LOAD_TIMEOUT_S)
         if isinstance(reply, Ready):
             self._learn(reply)
             return reply
@@ -105,18 +122,23 @@ class CaptionerProcess:
         if isinstance(reply, Failure):
             raise CaptionerError(reply.message)
         raise CaptionerError(
-            f"the captioner has not loaded its model within {LOAD_TIMEOUT_S:g} s; is the machine "
-            "busy with other work?"
+            _NOT_LOADED
             if hung
             else "the captioner ended while loading its model; run `doctor` to see why"
         )
 
     def _learn(self, ready: Ready) -> None:
         """Measure once only, and be patient with a slow machine."""
-        self._patience_s = max(self._patience_s, _PATIENCE_BATCHES * ready.batch_s)
+        self._least_patience_s = max(self._least_patience_s, _PATIENCE_BATCHES * ready.batch_s)
         self._options = replace(
             self._options, max_batch_frames=ready.batch_frames, measure_batch=False
         )
+
+    def _patience_s(self) -> float:
+        """Seconds the next answer is waited for: longer after each silence and each slow answer."""
+        least_s = self._least_patience_s
+        wanted_s = max(least_s * 2.0**self.silences, _PATIENCE_BATCHES * self._last_answer_s)
+        return min(wanted_s, _MOST_PATIENCE * least_s)
 
     def ask(self, request: Request) -> Answer | Failure:
         """Send one request and wait for its answer.
@@ -131,14 +153,17 @@ class CaptionerProcess:
         except (BrokenPipeError, OSError):
             self.kill()
             return Failure("captioner_died", "the captioner process has died")
-        reply = self._receive(self._patience_s)
+        patience_s, asked_s = self._patience_s(), time.monotonic()
+        reply = self._receive(patience_s)
         if isinstance(reply, (Answer, Failure)):
+            self.silences, self._last_answer_s = 0, time.monotonic() - asked_s
             return reply
         died = self._process is None or not self._process.is_alive()
         self.kill()
         if died:
             return Failure("captioner_died", "the captioner process has died")
-        return Failure("captioner_hung", f"the captioner gave no answer for {self._patience_s:g} s")
+        self.silences += 1
+        return Failure("captioner_hung", f"the captioner gave no answer for {patience_s:g} s")
 
     def stop(self) -> None:
         """Let the child end by itself, and kill it if it does not. Idempotent."""
@@ -286,7 +311,8 @@ class CaptionerStage:
             self._release(ref)
 
     def _restart(self, failure: Failure) -> None:
-        if not self._budget.spend(time.monotonic()):
+        in_vain = self._process.silences >= _MOST_SILENCES
+        if not self._budget.spend(time.monotonic()) or in_vain:
             raise CaptionerError(f"{failure.message}, too often to go on; run `doctor` to see why")
         log.warning("%s; starting it again", failure.message)
         self._process.kill()

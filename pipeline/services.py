@@ -69,7 +69,7 @@ def start_captioner(
     )
     captioner = CaptionerProcess(options, model.answer_timeout_s)
     stack.callback(captioner.kill)
-    ready = captioner.start()
+    ready = captioner.start(first=True)
     if ready.unknown_concepts:
         sys.stderr.write(
             f"{ready.identity} has no concept {', '.join(ready.unknown_concepts)}; "

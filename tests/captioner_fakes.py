@@ -109,6 +109,20 @@ class Slow(FakeCaptioner):
         return [self.say(self.SAYINGS[level // 3 % len(self.SAYINGS)].split()) for level in last]
 
 
+class Ponderous(FakeCaptioner):
+    """Takes a second over everything, and longer than any measurement at the start has shown."""
+
+    def decode(
+        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+    ) -> list[FakeHypothesis]:
+        time.sleep(1.0)
+        return super().decode(windows, beam_size=beam_size, max_words=max_words)
+
+
+def ponderous(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return Ponderous()
+
+
 def slow(model: str, device: str, runtime: str) -> FakeCaptioner:
     return Slow()
 

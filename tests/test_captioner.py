@@ -23,7 +23,7 @@ from pipeline.batch_limit import (
     most_that_fits,
 )
 from pipeline.batcher import Batch
-from pipeline.captioner import CaptionerProcess, CaptionerStage
+from pipeline.captioner import CaptionerError, CaptionerProcess, CaptionerStage
 from pipeline.captioner_messages import CaptionerOptions
 from pipeline.ledger import Ledger
 from pipeline.messages import FrameRef, FrameStamp
@@ -66,7 +66,7 @@ def stage(
     process, ledger = CaptionerProcess(options, timeout_s), Ledger()
     try:
         frames = Frames(slots, brightness)
-        made = CaptionerStage(process, frames, ledger, RestartBudget(3, 60.0))
+        made = CaptionerStage(process, frames, ledger, RestartBudget(5, 60.0))
         made.ready = process.start()
         yield made, frames, ledger
     finally:
@@ -122,6 +122,42 @@ def test_a_stopped_child_is_replaced_and_its_batch_booked(caplog: pytest.LogCapt
     assert frames.released == [0, 1]
     assert "gave no answer for 2 s; starting it again" in caplog.text
     assert caplog.records[-1].levelno == logging.WARNING
+
+
+@pytest.mark.fault
+def test_a_captioner_that_has_become_slow_is_given_ever_more_time():
+    with stage("ponderous", [7], timeout_s=0.25) as (captioner, frames, ledger):
+        tries = [list(captioner.process([batch(frames)])) for _ in range(6)]
+    assert tries[0] == [], "else the fake is not slow enough to show anything"
+    assert tries[-1], "it answers once it is waited for"
+    assert ledger.books("c").captioned == sum(map(bool, tries))
+
+
+@pytest.mark.fault
+def test_a_captioner_that_never_answers_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.captioner._MOST_SILENCES", 2)
+    with stage("hanging", [255], timeout_s=0.5) as (captioner, frames, ledger):
+        assert list(captioner.process([batch(frames)])) == []
+        with pytest.raises(CaptionerError, match="too often to go on"):
+            list(captioner.process([batch(frames)]))
+    assert ledger.books("c").failed == {"captioner_hung": 2}
+
+
+@pytest.mark.fault
+def test_a_model_that_loads_slowly_is_waited_for_at_the_start_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("pipeline.captioner.LOAD_TIMEOUT_S", 0.01)
+    options = CaptionerOptions("captioner_fakes:plain", "m", window_frames=1, measure_batch=False)
+    process = CaptionerProcess(options, 30.0)
+    try:
+        assert process.start(first=True).identity == "fake"
+        assert "waiting on" in caplog.text
+        process.kill()
+        with pytest.raises(CaptionerError, match="has not loaded its model"):
+            process.start()
+    finally:
+        process.kill()
 
 
 @pytest.mark.fault
