@@ -235,6 +235,9 @@ def _network_source(scheme: str, rest: str) -> Source:
 def _refusal(scheme: str) -> str:
     if scheme.lower() == "file":
         return "file: URLs are not taken; give the path itself"
+    meant = [known for known in LIVE_SCHEMES if sorted(known) == sorted(scheme.lower())]
+    if meant:  # a slash is missing, or letters are swapped
+        return f"{scheme}: is no address; did you mean {meant[0]}://host/path?"
     return (
         f"the scheme {scheme!r} is not allowed; "
         f"live sources are {', '.join(f'{known}://' for known in LIVE_SCHEMES)}, else give a path"

@@ -71,6 +71,12 @@ def test_schemes_that_are_not_listed_are_refused(text: str):
         parse_source(text)
 
 
+@pytest.mark.parametrize("text", ["rtsp:/h/x", "rtsp:h/x", "RTPS://h/x", "rtps:/h/x"])
+def test_an_address_that_is_mistyped_is_told_what_it_should_be(text: str):
+    with pytest.raises(SourceError, match="did you mean rtsp://"):
+        parse_source(text)
+
+
 @pytest.mark.parametrize(
     ("text", "host", "path"),
     [("rtsp://h/cam@1", "h", "/cam@1"), ("rtsp://h:554/cam@1", "h", "/cam@1")],
