@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -15,6 +16,8 @@ from pipeline.recording_time import named_time
 from pipeline.sources import Source, SourceError, source_bytes
 
 __all__ = ["camera_infos", "camera_specs"]
+
+log = logging.getLogger(__name__)
 
 
 def camera_specs(
@@ -30,15 +33,25 @@ def camera_specs(
 
     """
     specs = []
+    by_common: list[str] = []
     for name, source in sources:
         own = config.cameras.get(name)
         capture = config.capture if own is None else config.capture_of(name)
         own_start = None if own is None else own.start_time
-        moment = _start(name, source, own_start, start_time, capture.zone)
+        moment = _own_start(name, source, own_start, capture.zone)
+        if moment is None and start_time is not None and not source.live:
+            moment = _aware("--start-time:", start_time, capture.zone)
+            by_common.append(name)
         masks = () if own is None else own.masks
         specs.append(CameraSpec(name, source, capture, moment, masks))
     if start_time is not None:  # a mistake in it is told even where no recording needs it
         _aware("--start-time:", start_time, None)
+    if len(by_common) > 1:
+        log.warning(
+            "--start-time counts for each of the %d recordings whose names tell no time: they are "
+            "taken to have begun together; where one follows another, give each its start_time",
+            len(by_common),
+        )
     return specs
 
 
@@ -50,16 +63,14 @@ def camera_infos(specs: Sequence[CameraSpec]) -> list[CameraInfo]:
     ]
 
 
-def _start(
-    camera: str, source: Source, own: str | None, common: str | None, zone: ZoneInfo | None
+def _own_start(
+    camera: str, source: Source, written: str | None, zone: ZoneInfo | None
 ) -> datetime | None:
     if source.live:
         return None
-    if own is None and (named := named_time(source, zone)) is not None:
-        return named
-    text = common if own is None else own
-    where = "--start-time:" if own is None else f"{camera}: start time"
-    return None if text is None else _aware(where, text, zone)
+    if written is not None:
+        return _aware(f"{camera}: start time", written, zone)
+    return named_time(source, zone)
 
 
 def _aware(where: str, text: str, zone: ZoneInfo | None) -> datetime:

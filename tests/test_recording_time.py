@@ -105,6 +105,22 @@ def test_own_start_time_then_name_then_common_start_time():
     assert started(config, "other", "rtsp://h/x", common) is None
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("PART_000.mp4",), False),
+        (("PART_000.mp4", "PART_001.mp4"), True),
+        (("PART_000.mp4", "gate_2026-11-23_06-00-00.mp4", "rtsp://h/x"), False),
+    ],
+)
+def test_a_start_time_for_several_recordings_is_said_to_be_that_of_each(
+    files: tuple[str, ...], told: bool, caplog: pytest.LogCaptureFixture
+):
+    sources = [(str(n), parse_source(file)) for n, file in enumerate(files)]
+    camera_specs(Config(), sources, "2021-01-01T00:00:00Z")
+    assert ("begun together" in caplog.text) == told
+
+
 def test_a_start_time_or_zone_that_is_none_is_told():
     for file in ("gate_2026-11-23_06-00-00.mp4", "c.mp4"):
         with pytest.raises(SourceError, match=r"^--start-time: 'noon' is not a time"):
