@@ -69,7 +69,8 @@ def run(connection: Connection, job: GrabJob) -> None:
     except (BrokenPipeError, ConnectionResetError):
         pass  # the main process is gone, and nobody is left to tell
     except OpenError as error:
-        grabber.tell_failure(redact(str(error)), error.refused)
+        sentence = error.without_hint if job.first_sequence else str(error)
+        grabber.tell_failure(redact(sentence), error.refused)
     except Exception as error:  # noqa: BLE001 - a child's last words; the main process prints them
         sentence = redact(f"{job.source.display}: grabbing failed: {type(error).__name__}: {error}")
         grabber.tell_failure(sentence)

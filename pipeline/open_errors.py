@@ -24,12 +24,15 @@ _OTHER_WAY = "a camera that speaks UDP alone needs transport: udp, others transp
 class OpenError(Exception):
     """A source would not open; the text is one sentence without secrets.
 
-    ``refused`` marks what a quick retry cannot mend: a wrong password, no such stream.
+    ``refused`` marks what a quick retry cannot mend: a wrong password, no such stream. ``hint`` is
+    for a source that has never worked, and part of the text.
     """
 
-    def __init__(self, sentence: str, refused: bool = False) -> None:
+    def __init__(self, sentence: str, refused: bool = False, hint: str = "") -> None:
         self.refused = refused
-        super().__init__(sentence)
+        self.without_hint = sentence
+        """For a source that has worked: a server that hung needs no other way to be reached."""
+        super().__init__(f"{sentence}; {hint}" if hint else sentence)
 
 
 def explain_file(source: Source) -> OpenError:
@@ -91,28 +94,27 @@ def explain_network(source: Source, timeout_s: float) -> OpenError:
             f"{source.display}: cannot reach {where} ({reason}); is the camera on, "
             "and the port right?"
         )
-    return OpenError(*_sentence(source, status, parts.username is not None))
+    return _by_status(source, status, parts.username is not None)
 
 
-def _sentence(source: Source, status: int | None, with_password: bool) -> tuple[str, bool]:
+def _by_status(source: Source, status: int | None, with_password: bool) -> OpenError:
     if status in (401, 403) and with_password:
-        return f"{source.display}: the camera refuses this user or password; correct them", True
-    if status in (401, 403):
-        return (
-            f"{source.display}: the camera asks for a user and password; write "
+        sentence = "the camera refuses this user or password; correct them"
+    elif status in (401, 403):
+        sentence = (
+            "the camera asks for a user and password; write "
             f"{source.kind.value}://user:password@host/…"
-        ), True
-    if status in (400, 404, 410, 454):
-        return f"{source.display}: the server has no such stream; check the path", True
-    if status is None:
-        return (
-            f"{source.display}: the server does not speak {source.kind.value}; check the port",
-            True,
         )
-    return (
-        f"{source.display}: the server answers (status {status}) but gives no video this way; "
-        f"{_OTHER_WAY if source.kind in _RTSP else 'is it a stream and not a web page?'}"
-    ), False
+    elif status in (400, 404, 410, 454):
+        sentence = "the server has no such stream; check the path"
+    elif status is None:
+        sentence = f"the server does not speak {source.kind.value}; check the port"
+    else:
+        return OpenError(
+            f"{source.display}: the server answers (status {status}) but gives no video this way",
+            hint=_OTHER_WAY if source.kind in _RTSP else "is it a stream and not a web page?",
+        )
+    return OpenError(f"{source.display}: {sentence}", refused=True)
 
 
 def _ask(source: Source, timeout_s: float) -> int | None:

@@ -19,6 +19,7 @@ from udp_camera import Network, UdpCamera
 
 from pipeline.capture import CameraSpec
 from pipeline.config import CaptureConfig
+from pipeline.open_errors import explain_network
 from pipeline.sources import parse_source
 
 pytestmark = pytest.mark.fault
@@ -130,6 +131,14 @@ def test_a_camera_without_tcp_is_told_how_to_be_reached(tmp_path: Path):
     with UdpCamera(clip(tmp_path, "cam.ts"), Network()) as camera, Run(spec_of(camera.url)) as run:
         run.take_until(lambda: "cam" in run.capture.errors(), 40)
         assert "transport: udp" in run.capture.errors()["cam"]
+
+
+def test_a_camera_that_has_worked_is_not_said_to_need_another_transport(tmp_path: Path):
+    with UdpCamera(clip(tmp_path, "cam.ts"), Network()) as camera:
+        told = explain_network(parse_source(camera.url), 5.0)
+    assert "transport: udp" in str(told), "the first time it may be so"
+    assert told.without_hint.endswith("but gives no video this way")
+    assert str(told).startswith(told.without_hint)
 
 
 def test_a_leap_of_a_live_streams_times_is_counted_and_does_not_stop_it(tmp_path: Path):
