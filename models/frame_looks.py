@@ -58,7 +58,9 @@ class FrameLooks:
 
 def pad_frames(windows: Sequence[Sequence[Tensor]], frames: int) -> Tensor:
     """Stack windows of equal tensors (...) to (N, frames, ...), zeros in front of the short."""
-    nothing = torch.zeros_like(windows[0][0])
+    like = windows[0][0]
+    short = any(len(own) < frames for own in windows)
+    nothing = torch.zeros_like(like) if short else like
     # One call whatever the number of frames: on a GPU each copy would be a launch of its own.
     flat = [one for own in windows for one in (*[nothing] * (frames - len(own)), *own)]
-    return torch.stack(flat).view(len(windows), frames, *nothing.shape)
+    return torch.stack(flat).view(len(windows), frames, *like.shape)

@@ -126,6 +126,24 @@ def test_batch_equals_single_images(config: SearchConfig, seed: int) -> None:
     assert batch == [tokens_of(one)[0] for one in alone]
 
 
+@pytest.mark.parametrize("words", [768, 773])
+@pytest.mark.parametrize("beam_size", [1, 5])
+def test_looking_in_blocks_of_words_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, words: int, beam_size: int
+) -> None:
+    monkeypatch.setattr("models.search._WORTH_BLOCKS", 0)
+    config = SearchConfig(BEGIN, END, beam_size, n_best=beam_size, max_length=4)
+    model = ToyModel(1, words, images=3)
+    found = tokens_of(search(model, model.state(), config))
+    assert found == [reference(model, image, config) for image in range(3)]
+    few = {0, 63, 64, 700, words - 1}  # the last lies behind the last whole block, if there is such
+    rare = SearchConfig(
+        BEGIN, END, 5, n_best=5, max_length=1, forbidden=(*set(range(words)) - few,)
+    )
+    found = tokens_of(search(model, model.state(), rare))
+    assert found == [reference(model, image, rare) for image in range(3)]
+
+
 class BoundStep:
     """A step that remembers something of each image, as a decoder remembers its features."""
 
