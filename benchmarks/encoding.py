@@ -37,16 +37,16 @@ def contenders(name: str, side: int) -> Iterable[Contender]:
     graph = encoder_graph(encoder, side)
     runs: dict[str, Any] = {"eager": lambda batch: encoder(torch.from_numpy(batch))}
     for precision in ("f32", "bf16"):
-        request = graph.compile(precision, torch.get_num_threads()).create_infer_request()
-        runs[f"openvino {precision}"] = lambda batch, r=request: r.infer([batch])
+        run = graph.compile(precision, torch.get_num_threads())
+        runs[f"openvino {precision}"] = lambda batch, r=run: r([torch.from_numpy(batch)])
     if all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime")):
         session = _onnx_session(encoder, pixels)
         runs["onnxruntime"] = lambda batch: session.run(None, {"pixels": batch})
-    for runtime, run in runs.items():
+    for runtime, encode in runs.items():
         for count in (1, 8):
             batch = pixels[:count]
             label = f"{name.removeprefix('tf_')} {side} {runtime}, batch {count}"
-            yield Contender(label, lambda r=run, b=batch: r(b), count)
+            yield Contender(label, lambda e=encode, b=batch: e(b), count)
 
 
 def _onnx_session(encoder: Encoder, pixels: np.ndarray) -> Any:

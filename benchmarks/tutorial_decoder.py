@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.hypotheses import Hypothesis
-from models.runtimes.openvino import Graph, run_graph
+from models.runtimes.openvino import Graph
 from models.runtimes.replays import CudaRecorder
 from models.runtimes.search_graphs import SearchGraphs
 from models.search import SearchConfig
@@ -174,7 +174,7 @@ class GraphStep:
             *([-1, REGIONS, FEATURES], [REGIONS, -1, HIDDEN]),
         ]
         graph = Graph(TutorialStepInPieces(decoder), examples, shapes)
-        self._request = graph.compile("f32", torch.get_num_threads()).create_infer_request()
+        self._run = graph.compile("f32", torch.get_num_threads())
         self._decoder = decoder
         self._bound: tuple[Tensor, Tensor] | None = None
 
@@ -186,7 +186,7 @@ class GraphStep:
 
     def __call__(self, tokens: Tensor, state: TutorialState) -> tuple[Tensor, TutorialState]:
         assert self._bound is not None
-        logits, hidden, cell = run_graph(self._request, [tokens, *state, *self._bound])
+        logits, hidden, cell = self._run([tokens, *state, *self._bound])
         return logits, TutorialState(hidden, cell)
 
 

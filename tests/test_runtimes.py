@@ -25,7 +25,7 @@ from models.captioner import Captioner
 from models.runtimes import RUNTIMES, use_runtime
 from models.runtimes.cuda_graph import CudaGraphEngine
 from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
-from models.runtimes.openvino import OpenVinoEngine
+from models.runtimes.openvino import Graph, OpenVinoEngine
 from models.runtimes.replays import Replays
 from models.training.export import export
 
@@ -125,6 +125,45 @@ def test_results_outlive_the_next_call(fast: Captioner):
     kept = first.clone()
     fast.encode(frames[1])
     assert torch.equal(first, kept)
+
+
+def test_a_graph_reads_what_its_inputs_hold_now():
+    class Product(torch.nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return left * right, left + right
+
+    examples = [torch.ones(2, 3), torch.ones(2, 3)]
+    run = Graph(Product(), examples, [(-1, 3), (-1, 3)]).compile("f32", 1)
+    left, right = torch.rand(4, 3), torch.rand(3, 4).T  # the second in another order of memory
+    kept = []
+    for _ in range(3):
+        kept.append((left + right, run([left, right])[1]))
+        torch.testing.assert_close(run([left, right])[0], left * right)
+        left += 1.0
+        right += 1.0
+    few = torch.rand(1, 3)
+    torch.testing.assert_close(run([few, few])[0], few * few)
+    for expected, found in kept:
+        torch.testing.assert_close(found, expected)
+
+
+def test_searches_that_take_turns_do_not_mix(plain: Captioner):
+    engine = openvino_engine(plain)
+    decoder = plain.decoder
+    size = decoder.config.feature_size + decoder.config.evidence_size
+    with torch.inference_mode():
+        memories = [
+            decoder.memory(torch.rand(clips, 2, 4, size), torch.ones(clips, 2, dtype=torch.bool))
+            for clips in (1, 2, 1)
+        ]
+        steppers = [engine.stepper(memory) for memory in memories]
+        states = [decoder.initial_state(memory) for memory in memories]
+        for word in (1, 5, 7):
+            for index, memory in enumerate(memories):
+                tokens = torch.full((len(memory.values),), word)
+                expected, _ = decoder.step(tokens, states[index], memory)
+                found, states[index] = steppers[index](tokens, states[index])
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6))

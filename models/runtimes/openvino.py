@@ -29,7 +29,7 @@ try:
 except ImportError:  # there are platforms without a wheel
     openvino = None
 
-__all__ = ["Graph", "OpenVinoEngine", "encoder_graph", "run_graph", "step_graph"]
+__all__ = ["Graph", "OpenVinoEngine", "Runner", "encoder_graph", "step_graph"]
 
 _ANY = -1
 
@@ -54,18 +54,48 @@ class Graph:
             node.set_partial_shape(openvino.PartialShape(list(shape)))
         self.model.validate_nodes_and_infer_types()
 
-    def compile(self, precision: str, threads: int) -> Any:
+    def compile(self, precision: str, threads: int) -> Runner:
         """Compile for this CPU; ``precision`` is ``f32`` or ``bf16``."""
         settings = {
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
-        return openvino.Core().compile_model(self.model, "CPU", settings)
+        return Runner(openvino.Core().compile_model(self.model, "CPU", settings))
 
     def save(self, file: Path) -> None:
         """Write the graph as ``file`` (.xml) and its weights beside it (.bin), in float32."""
         openvino.save_model(self.model, file, compress_to_fp16=False)
+
+
+class Runner:
+    """Runs a compiled graph; not thread-safe.
+
+    An input that is the same tensor as in the run before is not handed over again: each hand-over
+    costs some 30 us in the Python interface, and most inputs of a decoder's step stay the same.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = range(len(compiled.outputs))
+        # Kept, because the request reads them in place.
+        self._inputs: list[Tensor | None] = [None] * len(compiled.inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run; inputs are read in place where they are contiguous.
+
+        The first output lies in the request's memory until its next run; the others are copies.
+        """
+        for index, tensor in enumerate(inputs):
+            contiguous = tensor.contiguous()  # the tensor itself where it is so already
+            if contiguous is not self._inputs[index]:
+                shared = openvino.Tensor(contiguous.numpy(), shared_memory=True)
+                self._request.set_input_tensor(index, shared)
+                self._inputs[index] = contiguous
+        self._request.infer()
+        results = (self._request.get_output_tensor(index).data for index in self._outputs)
+        first, *others = map(torch.from_numpy, results)
+        return [first, *(other.clone() for other in others)]
 
 
 class OpenVinoEngine:
@@ -86,16 +116,14 @@ class OpenVinoEngine:
         self.name = "openvino" if precision == "f32" else f"openvino-{precision}"
         threads = torch.get_num_threads()
         try:
-            encoding = encoder_graph(encoder, input_size).compile(precision, threads)
+            self._encoding = encoder_graph(encoder, input_size).compile(precision, threads)
             # Scores stay in float32: half precision there saves little and reorders beams.
-            stepping = step_graph(decoder).compile("f32", threads)
+            self._stepping = step_graph(decoder).compile("f32", threads)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise RuntimeUnavailable(
                 f"OpenVINO cannot run this model ({reason}); use --runtime eager"
             ) from error
-        self._encoding = encoding.create_infer_request()
-        self._stepping = stepping.create_infer_request()
         if precision == "f32":
             self._check(encoder, input_size)
 
@@ -114,7 +142,7 @@ class OpenVinoEngine:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pixels."""
-        return run_graph(self._encoding, [pixels.contiguous()])[0].clone()
+        return self._encoding([pixels])[0].clone()
 
     def stepper(self, memory: Memory) -> Stepper:
         """Return the step over these clips."""
@@ -122,12 +150,12 @@ class OpenVinoEngine:
 
 
 class _OpenVinoStepper:
-    def __init__(self, request: Any, memory: Memory) -> None:
-        self._request = request
+    def __init__(self, stepping: Runner, memory: Memory) -> None:
+        self._stepping = stepping
         self._memory = memory
 
     def __call__(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        logits, *parts = run_graph(self._request, [tokens, *state, *self._memory])
+        logits, *parts = self._stepping([tokens, *state, *self._memory])
         return logits, DecoderState(*parts)
 
     def keep(self, clips: Tensor) -> None:
@@ -193,14 +221,3 @@ def _convert(module: torch.jit.ScriptModule) -> Any:
 def _element_type(example: Tensor) -> Any:
     array: NDArray[Any] = example.numpy()
     return openvino.Type(array.dtype)
-
-
-def run_graph(request: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Run a request; inputs are read in place.
-
-    The first output lies in the request's memory until its next run; the others are copies.
-    """
-    arrays = [tensor.numpy() for tensor in inputs]
-    results = request.infer(arrays, share_inputs=True, share_outputs=True)
-    first, *others = (torch.from_numpy(np.asarray(result)) for result in results.values())
-    return [first, *(other.clone() for other in others)]
