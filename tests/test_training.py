@@ -33,7 +33,7 @@ from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
 from models.training import features, loop
 from models.training.concepts import ConceptLabels, concept_loss, concept_words
-from models.training.config import TrainingConfig
+from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.corruptions import CORRUPTIONS, augmented, corrupt
 from models.training.data import Batches, caption_tensor
 from models.training.features import FeatureCache, build_cache
@@ -44,7 +44,7 @@ from models.training.pseudo import label
 from models.training.readout import fit_readout, readout_samples
 from models.training.sources import DataError, Sample, read_pictures, read_samples
 from models.training.tuning import TUNINGS, plain_state
-from models.training.validation import Validation, ValidationScores
+from models.training.validation import Validation, ValidationScores, held_out
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
 CAPTIONS = {
@@ -577,6 +577,8 @@ def test_only_the_data_sets_that_are_named_are_read_and_cached(
         ({"image": "a.png"}, "captions.jsonl:1: 'captions' is missing"),
         ({"image": "a.png", "captions": "a wall"}, "must be a list"),
         ({"image": "a.png", "captions": ["x"], "split": "trian"}, "split 'trian' is none of"),
+        ({"image": "a.png", "captions": ["x"], "hazard": "fight"}, "must be a list of words"),
+        ({"image": "a.png", "captions": ["x"], "hazard": ["fights"]}, "did you mean 'fight'"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: dict, message: str):
@@ -592,6 +594,38 @@ def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
     )
     with pytest.raises(DataError, match="scene 'hall' is in train"):
         read_samples(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown key 'epoch'; did you mean 'epochs'"),
+        ("encoder: x", "missing .* required"),
+        ("- encoder", "must be a mapping"),
+    ],
+)
+def test_a_wrong_training_configuration_is_told_with_its_file(
+    tmp_path: Path, text: str, message: str
+):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(TrainingConfigError, match=f"mine.yaml: .*{message}"):
+        read_config(file)
+
+
+def test_footage_of_ones_own_is_judged_by_where_the_wanted_set_is_missing(
+    caplog: pytest.LogCaptureFixture,
+):
+    def sample(data_set: str, split: str) -> Sample:
+        return Sample(f"{data_set}/images/{split}.png", data_set, split, split, ("x",))
+
+    mine, theirs = [[sample(name, s) for s in ("train", "val")] for name in ("mine", "theirs")]
+    assert held_out([*mine, *theirs], "theirs") == theirs[1:]
+    assert not caplog.records
+    assert held_out([*mine, *theirs], "flickr8k") == [mine[1], theirs[1]]
+    assert held_out(mine[:1], "mine") == []
+    assert "those of all count" in caplog.messages[0]
+    assert "no epoch is judged" in caplog.messages[1]
 
 
 def test_an_empty_root_says_what_it_looked_for(tmp_path: Path):

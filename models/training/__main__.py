@@ -15,28 +15,50 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
+from models.checkpoint import CheckpointError
+from models.encoders import EncoderError
 from models.training import export, lexicon, pseudo, refit
-from models.training.config import TrainingConfig
+from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
 from models.training.live_views import LiveMaps
 from models.training.loop import Trainer
 from models.training.parallel import Processes, join_processes
 from models.training.readout import leave_out
-from models.training.sources import Sample, read_samples
+from models.training.sources import DataError, Sample, read_samples
+
+_COMMANDS = {
+    "export": export.main,
+    "lexicon": lexicon.main,
+    "pseudo": pseudo.main,
+    "readout": refit.main,
+}
 
 
 def main() -> None:
     """Parse the command line and train."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(prog="python -m models.training")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.training",
+        epilog=f"Also: python -m models.training {{{','.join(_COMMANDS)}}} --help",
+    )
     parser.add_argument("--config", type=Path, required=True, help="a file of configs/train")
     default_data = os.environ.get("WATCHWORD_DATA", "../shared/data")
-    parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
-    parser.add_argument("--cache", type=Path, default=Path(".cache/features"))
-    parser.add_argument("--output", type=Path, default=Path("runs/default"))
+    parser.add_argument(
+        "--data", type=Path, default=Path(default_data), help="folder of data sets (%(default)s)"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(".cache/features"),
+        help="folder for what the frozen stages say of the pictures (%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/default"),
+        help="folder of the checkpoints and the state to go on from (%(default)s)",
+    )
     parser.add_argument(
         "--fold",
         type=_fold,
@@ -45,7 +67,14 @@ def main() -> None:
     )
     parser.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
     arguments = parser.parse_args()
-    config = TrainingConfig(**yaml.safe_load(arguments.config.read_text()))
+    try:
+        _train(arguments)
+    except (DataError, TrainingConfigError, CheckpointError, EncoderError) as error:
+        parser.error(str(error))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    config = read_config(arguments.config)
     processes = join_processes()
     if arguments.wandb and processes.leads:
         _log_to_wandb(arguments.wandb, config, arguments.output)
@@ -93,13 +122,7 @@ def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processe
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["export"]:
-        export.main(sys.argv[2:])
-    elif sys.argv[1:2] == ["lexicon"]:
-        lexicon.main(sys.argv[2:])
-    elif sys.argv[1:2] == ["pseudo"]:
-        pseudo.main(sys.argv[2:])
-    elif sys.argv[1:2] == ["readout"]:
-        refit.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in _COMMANDS:
+        _COMMANDS[sys.argv[1]](sys.argv[2:])
     else:
         main()

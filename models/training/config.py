@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
 
 from models.training.features import CacheSettings
 
-__all__ = ["TrainingConfig"]
+__all__ = ["TrainingConfig", "TrainingConfigError", "read_config"]
+
+
+class TrainingConfigError(ValueError):
+    """A training configuration that cannot be used; the text says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class TrainingConfig:
     repeats: Mapping[str, int] = field(default_factory=dict)
     """How often an epoch shows a data set, by its name; once where it is not named."""
     validate_on: str = "flickr8k"
+    """The data set by whose validation pictures epochs are judged; all where it has none."""
 
     @property
     def cache(self) -> CacheSettings:
@@ -91,3 +100,25 @@ class TrainingConfig:
             self.views,
             tuple(self.data_sets),
         )
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a file of ``configs/train``.
+
+    Raises:
+        TrainingConfigError: It cannot be read, or a key of it is unknown or missing.
+
+    """
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(keys, dict):
+            raise TrainingConfigError(f"{path}: must be a mapping of keys to values")
+        known = [each.name for each in fields(TrainingConfig)]
+        for key in keys:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, 1)
+                also = f"; did you mean {near[0]!r}?" if near else ""
+                raise TrainingConfigError(f"{path}: unknown key {key!r}{also}")
+        return TrainingConfig(**keys)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise TrainingConfigError(f"{path}: {error}") from None

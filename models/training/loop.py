@@ -38,7 +38,7 @@ from models.training.steps import Steps, Targets
 from models.training.teachers import Teachers
 from models.training.trained import CaptionerTraining
 from models.training.tuning import plain_state, tune
-from models.training.validation import Validation
+from models.training.validation import Validation, held_out
 from models.vocabulary import END, Vocabulary
 from models.wording import neutral
 
@@ -89,8 +89,9 @@ class Trainer:
         spoken = [_neutral(s) for s in samples if s.split in config.words_from]
         self.vocabulary = _vocabulary(spoken, config.min_word_count)
         self.reward = CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
-        held_out = [s for s in samples if s.split == "val" and s.data_set == config.validate_on]
-        self.validation = Validation(held_out, source, self.vocabulary, self.reward)
+        judged = held_out(samples, config.validate_on)
+        log.info("%d samples to learn from, %d to judge by", len(self.train), len(judged))
+        self.validation = Validation(judged, source, self.vocabulary, self.reward)
         self.labels = ConceptLabels(
             concept_words(captions, config.concept_min_count), config.hazard_weight
         )

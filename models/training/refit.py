@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +28,7 @@ from models.evaluation.evidence import EvidenceCase, score_evidence
 from models.grounding import Grounding
 from models.registry import load_captioner
 from models.training.concepts import HAZARD_CONCEPTS
-from models.training.config import TrainingConfig
+from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.readout import (
     OutOfFold,
     ReadoutTable,
@@ -153,14 +152,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint")
     options = parser.parse_args(arguments)
     try:
-        config = TrainingConfig(**yaml.safe_load(options.config.read_text()))
+        config = read_config(options.config)
         captioner = load_captioner(options.model)
         every = [s for s in read_samples(options.data) if s.split in options.learns_from]
         samples = readout_samples(every, config.readout_company, config.seed)
         if not options.keep_branch:
             captioner = begin_evidence_anew(captioner, options.output)
         out_of_fold = refit(captioner, look_at(captioner, options.data, samples), config)
-    except (DataError, CheckpointError, EncoderError) as error:
+    except (DataError, TrainingConfigError, CheckpointError, EncoderError) as error:
         parser.error(str(error))
     save_checkpoint(options.output, captioner)
     (options.output / "out-of-fold.jsonl").write_text("".join(_lines(samples, out_of_fold)))

@@ -14,6 +14,7 @@ data set, and are read with that set wherever it is found.
 
 from __future__ import annotations
 
+import difflib
 import json
 import tarfile
 import tempfile
@@ -25,6 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from models.hazard_words import HAZARD_WORDS
 
 __all__ = ["DataError", "Sample", "read_folder", "read_pictures", "read_samples"]
 
@@ -186,12 +189,24 @@ def _samples_of(line: dict[str, Any], folder: Path) -> Iterator[Sample]:
         raise ValueError(f"split {split!r} is none of {', '.join(_SPLITS)}")
     scene = str(line.get("scene", next(iter(files.values()))))
     for kind, name in files.items():
-        hazards = tuple(line["hazard"]) if "hazard" in line else None
+        hazards = _hazards(line["hazard"]) if "hazard" in line else None
         if kind == "clips" and hazards is not None:
             hazards = _clip_hazards(hazards, line.get("clip_event"))
         source = str(line.get("source", data_set))
         key = f"{data_set}/{kind}/{name}"
         yield Sample(key, source, split, scene, tuple(captions), hazards)
+
+
+def _hazards(labels: object) -> tuple[str, ...]:
+    """Check hazard labels: one that is misspelt would say that the hazard is not there."""
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("hazard must be a list of words, an empty one for none of them")
+    for label in labels:
+        hazard = label.removesuffix("_not_visible")
+        near = difflib.get_close_matches(hazard, HAZARD_WORDS, 1, 0.7)
+        if near and near[0] != hazard:
+            raise ValueError(f"hazard {label!r} is unknown; did you mean {near[0]!r}?")
+    return tuple(labels)
 
 
 def _clip_hazards(hazards: tuple[str, ...], event: str | None) -> tuple[str, ...]:

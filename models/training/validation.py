@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,11 +19,24 @@ from models.training.sources import Sample
 from models.vocabulary import BEGIN, END, Vocabulary
 from models.wording import neutral
 
-__all__ = ["Validation", "ValidationScores"]
+__all__ = ["Validation", "ValidationScores", "held_out"]
+
+log = logging.getLogger(__name__)
 
 _PICTURES = 400
 _BATCH = 50
 _SEARCH = SearchConfig(BEGIN, END, beam_size=3)
+
+
+def held_out(samples: Sequence[Sample], data_set: str) -> list[Sample]:
+    """Validation samples of a data set; where it has none, those of all: footage of one's own."""
+    every = [sample for sample in samples if sample.split == "val"]
+    if not every:
+        log.warning("no sample has the split val: no epoch is judged")
+    chosen = [sample for sample in every if sample.data_set == data_set]
+    if every and not chosen:
+        log.warning("%s (validate_on) has no validation samples; those of all count", data_set)
+    return chosen or every
 
 
 class Trained(Protocol):
