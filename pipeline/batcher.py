@@ -97,8 +97,8 @@ class Batcher:
         self._monotonic_ns = monotonic_ns
         self.on_batch: Callable[[int], None] = lambda frames: None
         """Told how many frames each batch holds."""
-        self.on_frame: Callable[[FrameRef], None] = lambda ref: None
-        """Shown every fresh frame, which it must not keep."""
+        self.on_frame: tuple[Callable[[FrameRef], None], ...] = ()
+        """Each is shown every fresh frame, which it must not keep."""
         self._schedules: dict[str, WindowSchedule] = {}
 
     def open(self) -> None:
@@ -115,7 +115,8 @@ class Batcher:
         if fresh:
             self.on_batch(len(fresh))
         for ref in fresh:
-            self.on_frame(ref)
+            for show in self.on_frame:
+                show(ref)
         yield Batch(tuple(fresh), tuple(self._due(ref.stamp) for ref in fresh), ended)
         for end in ended:
             self._schedules.pop(end.camera, None)

@@ -117,9 +117,9 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     lanes = {spec.name: _lane_rules(spec) for spec in parts.specs}
     batcher = Batcher(lanes, capture.release, ledger)
     batcher.on_batch = parts.metrics.batch_made
-    batcher.on_frame = parts.metrics.frame_taken
+    batcher.on_frame = (parts.metrics.frame_taken,)
     if ports.clips is not None:
-        batcher.on_frame = _recorded(ports.clips, ports.preview, parts.metrics.frame_taken)
+        batcher.on_frame += (_recorded(ports.clips, ports.preview),)
     workers: list[Worker[Any, Any]] = [
         Worker(batcher, _frames_inlet(parts, frames), batches, *told),
         Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
@@ -205,12 +205,9 @@ def _clips(config: Config, stack: ExitStack) -> ClipRecorder | None:
 
 
 def _recorded(
-    clips: ClipRecorder,
-    preview: Callable[[FrameRef], NDArray[np.uint8]],
-    taken: Callable[[FrameRef], None],
+    clips: ClipRecorder, preview: Callable[[FrameRef], NDArray[np.uint8]]
 ) -> Callable[[FrameRef], None]:
     def on_frame(ref: FrameRef) -> None:
-        taken(ref)
         clips.frame(ref.stamp, preview(ref))
 
     return on_frame
