@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_captioner import tiny_captioner, told_one_by_one
 
 from models import CheckpointError, Decoding
 from models.captioner import Captioner
@@ -22,7 +23,6 @@ from models.search import Hypothesis
 from models.training.concepts import concept_lexicon
 from models.training.sources import Sample
 from models.vocabulary import Vocabulary
-from tests.tiny_captioner import tiny_captioner
 
 WORDS = ("<pad>", "<begin>", "<end>", "<unknown>", "a", "man", "men", "dog", "dogs", "fire", "runs")
 VOCABULARY = Vocabulary(WORDS)
@@ -155,11 +155,7 @@ DECODINGS = {
 
 @pytest.mark.parametrize("choice", DECODINGS)
 def test_a_batch_is_told_as_its_clips_one_by_one(captioner: Captioner, choice: str) -> None:
-    together = captioner.caption(clips(), 4, decoding=DECODINGS[choice])
-    for clip, expected in zip(clips(), together, strict=True):
-        (alone,) = captioner.caption([clip], 4, decoding=DECODINGS[choice])
-        assert alone.text == expected.text
-        assert [a.text for a in alone.alternatives] == [a.text for a in expected.alternatives]
+    told_one_by_one(captioner, clips(), DECODINGS[choice])
 
 
 @pytest.mark.parametrize("choice", DECODINGS)

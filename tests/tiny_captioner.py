@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 
+from models import Decoding
 from models.captioner import Captioner
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import build_encoder
+from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
 
@@ -43,3 +47,17 @@ def tiny_captioner(
     for parameter in built.parameters():
         parameter.data.mul_(2.0)
     return Captioner(encoder, built, Vocabulary(list(words)), side, concepts).eval()
+
+
+def told_one_by_one(
+    captioner: Captioner, clips: list[np.ndarray], decoding: Decoding
+) -> list[Hypothesis]:
+    """Caption clips alone, and see that they are told as in one batch; return the captions."""
+    told = []
+    for clip, expected in zip(clips, captioner.caption(clips, 4, decoding=decoding), strict=True):
+        (alone,) = captioner.caption([clip], 4, decoding=decoding)
+        assert alone.text == expected.text
+        assert alone.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+        assert [a.text for a in alone.alternatives] == [a.text for a in expected.alternatives]
+        told.append(alone)
+    return told
