@@ -1,19 +1,21 @@
 """Grounding: a caption names a hazard when, and only when, the hazard evidence bears it out.
 
 A decoder learns from language how often a word is due; the read-out learns from pictures. Where
-they disagree about a hazard, the search is asked again: with the hazard's words forced where the
-evidence is strong and the caption silent, without them where it is weak and the caption loud.
-The thresholds are chosen on scenes that the read-out was not fitted on and lie in the checkpoint.
+they disagree about a hazard, the search is asked again: without the hazard's words where the
+evidence is weak and the caption loud, with them forced where it is strong and the caption silent.
+A forced word has to fit: where it makes the caption much less likely, the caption stays silent.
+The thresholds lie in the checkpoint (docs/adr/0033-hazard-words.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from models.decoding import Decoding, Prepared
-from models.hazard_words import HAZARD_WORDS, names_hazard
+from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
 from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
@@ -27,15 +29,30 @@ _SAID_AS = {
     "person_down": ("lying", "lies"),
     "weapon": ("gun", "knife", "pistol", "rifle"),
 }
+_AT_MOST = 2
+"""So many hazards are forced into a caption; more make no sentence."""
 Search = Callable[[Prepared, Decoding], list[list[Hypothesis]]]
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities of a hazard below which it is not to be said, and from which on it is."""
+    """Probabilities of a hazard below which it is not to be said, and from which on it is.
+
+    ``cost`` is how much of a caption's score, log P over its length penalty in nats, naming the
+    hazard may take; None: any.
+    """
 
     deny: float
     say: float
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Hazards that a caption must name, and those that it must not."""
+
+    said: tuple[str, ...]
+    denied: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,9 @@ class Grounding:
     ) -> list[list[Hypothesis]]:
         """Put hypotheses that the evidence bears out first; search again where there are none.
 
+        What is denied comes first, then one hazard after the other, the likeliest before the
+        others, is said where the caption bears it: two at most.
+
         Args:
             windows: What was searched.
             found: The hypotheses of each window, best first.
@@ -63,44 +83,88 @@ class Grounding:
             decoding: The options that ``found`` was searched with.
 
         """
-        again: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = defaultdict(list)
+        evidence = [{h: p[i] for h, p in probabilities.items()} for i in range(len(found))]
+        strong = [self._strong(one) for one in evidence]
+        held = {i: _Verdict((), self._denied(one)) for i, one in enumerate(evidence)}
         result = list(found)
-        for index, paths in enumerate(found):
-            said, denied = self._verdict({h: p[index] for h, p in probabilities.items()})
-            fitting = [path for path in paths if self._fits(path, said, denied)]
-            if fitting:
-                result[index] = fitting + [path for path in paths if path not in fitting]
-            else:
-                again[said, denied].append(index)
-        for (said, denied), indices in again.items():
-            options = self._options(decoding, said, denied)
-            for index, paths in zip(indices, search(windows.select(indices), options), strict=True):
-                if paths and self._fits(paths[0], said, denied):
-                    result[index] = [*paths, *found[index]][: len(found[index])]
+        self._hold(windows, result, held, search, decoding)
+        for rank in range(max(map(len, strong), default=0)):
+            asked = {
+                i: _Verdict((*held[i].said, hazards[rank]), held[i].denied)
+                for i, hazards in enumerate(strong)
+                if rank < len(hazards) and len(held[i].said) < _AT_MOST
+            }
+            for i in self._hold(windows, result, asked, search, decoding):
+                held[i] = asked[i]
         return result
 
-    def _verdict(
-        self, probabilities: Mapping[str, float]
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Hazards that must be said, the likeliest alone, and those that must not."""
+    def _hold(
+        self,
+        windows: Prepared,
+        result: list[list[Hypothesis]],
+        verdicts: Mapping[int, _Verdict],
+        search: Search,
+        decoding: Decoding,
+    ) -> list[int]:
+        """Put captions that fit first, in place; returns the windows for which there are any."""
+        again: dict[_Verdict, list[int]] = defaultdict(list)
+        met = []
+        for index, verdict in verdicts.items():
+            paths = result[index]
+            if fitting := self._fitting(paths, paths, verdict):
+                result[index] = fitting + [path for path in paths if path not in fitting]
+                met.append(index)
+            else:
+                again[verdict].append(index)
+        for verdict, indices in again.items():
+            options = self._options(decoding, verdict)
+            for index, paths in zip(indices, search(windows.select(indices), options), strict=True):
+                if fitting := self._fitting(paths, result[index], verdict):
+                    result[index] = [*fitting, *result[index]][: len(result[index])]
+                    met.append(index)
+        return met
+
+    def _fitting(
+        self, paths: Sequence[Hypothesis], before: Sequence[Hypothesis], verdict: _Verdict
+    ) -> list[Hypothesis]:
+        """Those that name what is to be said, at a bearable cost, and nothing that is denied.
+
+        The cost is that of the hazard named last, beside captions that name the others alone.
+        """
+        least = -math.inf
+        *others, last = verdict.said or (None,)
+        if last is not None and (cost := self.thresholds[last].cost) is not None:
+            without = replace(verdict, said=tuple(others))
+            alike = [path for path in before if self._fits(path, without)]
+            least = max(path.score for path in alike or before) - cost
+        return [path for path in paths if path.score >= least and self._fits(path, verdict)]
+
+    def _strong(self, probabilities: Mapping[str, float]) -> list[str]:
+        """Hazards that evidence alone makes captions say, the likeliest first."""
         known = {h: p for h, p in probabilities.items() if h in self.thresholds}
         strong = [h for h, p in known.items() if p >= self.thresholds[h].say and self._words(h)]
-        strong.sort(key=lambda hazard: -known[hazard])
-        denied = tuple(h for h, p in known.items() if p < self.thresholds[h].deny)
-        return tuple(strong[:1]), denied
+        return sorted(strong, key=lambda hazard: -known[hazard])
 
-    def _fits(self, path: Hypothesis, said: Sequence[str], denied: Sequence[str]) -> bool:
-        caption = self.vocabulary.decode(path.tokens)
-        return all(names_hazard(caption, hazard) for hazard in said) and not any(
-            names_hazard(caption, hazard) for hazard in denied
+    def _denied(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
+        return tuple(
+            hazard
+            for hazard, probability in probabilities.items()
+            if hazard in self.thresholds and probability < self.thresholds[hazard].deny
         )
 
-    def _options(self, decoding: Decoding, said: Sequence[str], denied: Sequence[str]) -> Decoding:
-        wanted = {word for hazard in said for word in self._words(hazard)}
-        unwanted = {word for hazard in denied for word in HAZARD_WORDS[hazard]} - wanted
+    def _fits(self, path: Hypothesis, verdict: _Verdict) -> bool:
+        caption = self.vocabulary.decode(path.tokens)
+        return all(suggests_hazard(caption, hazard) for hazard in verdict.said) and not any(
+            names_hazard(caption, hazard) for hazard in verdict.denied
+        )
+
+    def _options(self, decoding: Decoding, verdict: _Verdict) -> Decoding:
+        forced = tuple(self._words(hazard) for hazard in verdict.said)
+        wanted = {word for words in forced for word in words}
+        unwanted = {word for hazard in verdict.denied for word in HAZARD_WORDS[hazard]} - wanted
         return replace(
             decoding,
-            forced_words=tuple(self._words(hazard) for hazard in said),
+            forced_words=forced,
             forbidden_words=tuple(sorted(w for w in unwanted if w in self.vocabulary)),
         )
 

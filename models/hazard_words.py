@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.vocabulary import tokenize
 
-__all__ = ["HAZARD_WORDS", "names_hazard"]
+__all__ = ["HAZARD_WORDS", "names_hazard", "suggests_hazard"]
 
 _WORDS = {
     "fire": "fire fires flame flames flaming burn burns burning burnt burned blaze blazes blazing "
@@ -46,4 +46,30 @@ def names_hazard(caption: str, hazard: str) -> bool:
     return any(
         word in HAZARD_WORDS[hazard] and not (word == "fire" and after in _HARMLESS_AFTER_FIRE)
         for word, after in zip(words, following, strict=True)
+    )
+
+
+_HOLDING = frozenset(
+    "hold holds holding carry carries carrying raise raises raising swing swings swinging wave "
+    "waves waving wield wields wielding grip grips gripping".split()
+)
+_HELD_AS_WEAPON = frozenset(
+    "stick sticks bat bats club clubs rod rods hammer hammers axe axes pole poles pipe pipes "
+    "sword swords whip whips crowbar stone stones brick bricks".split()
+)
+_WITHIN_WORDS = 5
+
+
+def suggests_hazard(caption: str, hazard: str) -> bool:
+    """Whether a caption names a hazard or what comes close to it: somebody holds a stick.
+
+    Such a caption needs no word forced into it; for counting it names nothing, since most sticks
+    are harmless.
+    """
+    if names_hazard(caption, hazard):
+        return True
+    words = tokenize(caption)
+    return hazard == "weapon" and any(
+        word in _HOLDING and _HELD_AS_WEAPON.intersection(words[at + 1 : at + 1 + _WITHIN_WORDS])
+        for at, word in enumerate(words)
     )

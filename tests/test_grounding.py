@@ -11,7 +11,7 @@ from models.decoders import Decoder, DecoderConfig
 from models.decoding import Decoding
 from models.encoders import build_encoder
 from models.grounding import Thresholds
-from models.hazard_words import HAZARD_WORDS, names_hazard
+from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
 from models.vocabulary import Vocabulary
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>"]
@@ -107,3 +107,65 @@ def test_a_hazard_s_word_is_as_probable_as_its_evidence():
         words = [word for word in hypothesis.words if word.text in HAZARD_WORDS["fire"]]
         assert words
         assert all(word.probability >= probability - 1e-5 for word in words)
+
+
+def scores(made: Captioner, clips: list[np.ndarray]) -> list[float]:
+    """Log-probability of each caption over the length penalty that the search ranks by."""
+    return [
+        h.log_probability / ((5 + len(h.words) + h.finished) / 6) ** 0.7
+        for h in made.caption(clips, decoding=Decoding(concept_agreement=0.0))
+    ]
+
+
+def test_a_word_is_forced_only_where_the_caption_bears_it():
+    clips = pictures(6)
+    silent_one = captioner({})
+    before = scores(silent_one, clips)
+    spoken: list[set[int]] = []
+    for cost in (0.0, 0.2, 0.5, 1.0, 2.0, 8.0):
+        made = captioner({"fire": Thresholds(0.0, 0.0, cost)})
+        named = {i for i, h in enumerate(made.caption(clips)) if names_hazard(h.text, "fire")}
+        after = scores(made, clips)
+        assert all(after[i] >= before[i] - cost - 1e-4 for i in named)
+        spoken.append(named)
+    assert all(fewer <= more for fewer, more in zip(spoken, spoken[1:], strict=False))
+    # The costs tell them apart: none is forced for nothing, each of them at some price.
+    assert spoken[0] < spoken[-1] == set(range(len(clips)))
+
+
+def test_two_hazards_are_said_where_both_are_strong():
+    clips = pictures(3)
+    both = {hazard: Thresholds(0.0, 0.0) for hazard in ("fire", "fight")}
+    for hypothesis in captioner(both).caption(clips):
+        assert all(names_hazard(hypothesis.text, hazard) for hazard in both)
+    # One that no caption bears keeps none from the other.
+    for dear in both:
+        thresholds = {**both, dear: Thresholds(0.0, 0.0, 0.0)}
+        other = next(hazard for hazard in both if hazard != dear)
+        captions = [h.text for h in captioner(thresholds).caption(clips)]
+        assert all(names_hazard(caption, other) for caption in captions)
+        assert not all(names_hazard(caption, dear) for caption in captions)
+
+
+def test_what_is_denied_stays_unsaid_where_nothing_can_be_forced():
+    clips = pictures(4)
+    thresholds = {**silent("fight"), "fire": Thresholds(0.0, 0.0, 0.0)}
+    made = captioner(thresholds, loud="fighting")
+    assert not any(names_hazard(h.text, "fight") for h in made.caption(clips))
+
+
+@pytest.mark.parametrize("caption", ["a man holds a stick", "two men swing a big bat at a car"])
+def test_who_holds_a_stick_needs_no_pistol_and_has_no_weapon(caption: str):
+    assert suggests_hazard(caption, "weapon")
+    assert not names_hazard(caption, "weapon")
+    assert not suggests_hazard(caption, "fight")
+
+
+@pytest.mark.parametrize("caption", ["a dog runs with a stick", "a bat hangs on a wall", "he waves"])
+def test_a_thing_that_nobody_holds_suggests_nothing(caption: str):
+    assert not suggests_hazard(caption, "weapon")
+
+
+def test_what_is_named_is_suggested():
+    for hazard, words in HAZARD_WORDS.items():
+        assert all(suggests_hazard(f"a {word} there", hazard) for word in words)

@@ -82,6 +82,9 @@ class TrainingConfig:
     missed_hazards: Mapping[str, float] = field(default_factory=dict)
     """By hazard, the share of pictures with it where evidence may keep captions from naming it;
     one in twenty where it is not named."""
+    hazard_cost: float | None = None
+    """Nats of a caption's score that a hazard word may cost where evidence alone asks for it;
+    None: any."""
     readout_company: int = 1500
     """How many pictures without labelled hazards the read-out is fitted on beside the others."""
     repeats: Mapping[str, int] = field(default_factory=dict)

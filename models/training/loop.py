@@ -188,7 +188,11 @@ class Trainer:
     def _thresholds(self) -> dict[str, Thresholds]:
         config = self.config
         return choose_thresholds(
-            self.train, self.out_of_fold, config.false_hazards, config.missed_hazards
+            self.train,
+            self.out_of_fold,
+            config.false_hazards,
+            config.missed_hazards,
+            config.hazard_cost,
         )
 
     def _phase(self) -> Phase:

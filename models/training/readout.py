@@ -117,6 +117,7 @@ def choose_thresholds(
     out_of_fold: OutOfFold,
     false_rates: Mapping[str, float],
     missed_rates: Mapping[str, float],
+    cost: float | None = None,
 ) -> dict[str, Thresholds]:
     """Choose, on out-of-fold probabilities, when captions may and when they must name a hazard.
 
@@ -125,6 +126,7 @@ def choose_thresholds(
         out_of_fold: What :func:`fit_readout` gave.
         false_rates: By hazard, the share of samples without it that may lie above ``say``.
         missed_rates: By hazard, the share of samples with it that may lie below ``deny``.
+        cost: What naming any hazard may cost a caption; see :class:`models.grounding.Thresholds`.
 
     """
     thresholds = {}
@@ -141,7 +143,7 @@ def choose_thresholds(
             say = float(torch.quantile(torch.tensor(quiet), 1 - rate))
             missed = missed_rates.get(hazard, _MISSED_RATE)
             deny = float(torch.quantile(torch.tensor(shown), missed))
-            thresholds[hazard] = Thresholds(round(min(deny, say), 4), round(say, 4))
+            thresholds[hazard] = Thresholds(round(min(deny, say), 4), round(say, 4), cost)
     return thresholds
 
 

@@ -96,7 +96,11 @@ def refit(captioner: Captioner, table: ReadoutTable, config: TrainingConfig) -> 
     decoder.attach(readout.to(captioner.device), decoder.config.hazards_condition)
     samples = list({sample.key: sample for sample in table.rows}.values())
     thresholds = choose_thresholds(
-        samples, out_of_fold, config.false_hazards, config.missed_hazards
+        samples,
+        out_of_fold,
+        config.false_hazards,
+        config.missed_hazards,
+        config.hazard_cost,
     )
     captioner.grounding = Grounding(thresholds, captioner.vocabulary)
     return out_of_fold
