@@ -128,15 +128,23 @@ def evaluate(
 
 
 def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> dict[str, Any]:
-    """Per hazard where there are labels; else how often a hazard word is said at all."""
+    """Per hazard where there are labels; else how often a hazard word is said at all.
+
+    Without labels a caption is false that names a hazard which no reference names.
+    """
     cases = [
         HazardCase(seen[key].hypothesis.text, frozenset(s.hazards or ()), s.scene, s.source)
         for key, s in samples.items()
     ]
     scores = score_hazards(cases)
     if all(sample.hazards is None for sample in samples.values()):
-        said = [c for c in cases if any(names_hazard(c.caption, hazard) for hazard in scores)]
-        return {"hazard_word_rate": len(said) / len(cases)}
+        said = {key: _named([seen[key].hypothesis.text]) for key in samples}
+        named = [key for key, hazards in said.items() if hazards]
+        false = [key for key in named if said[key] - _named(samples[key].captions)]
+        return {
+            "hazard_word_rate": len(named) / len(samples),
+            "false_hazard_word_rate": len(false) / len(samples),
+        }
     hazards = {hazard: asdict(score) for hazard, score in scores.items()}
     detected = next(iter(seen.values())).hazards
     evidence = [
@@ -146,6 +154,11 @@ def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> 
     for hazard, score in score_evidence(evidence, list(detected)).items():
         hazards[hazard]["evidence"] = asdict(score)
     return {"hazards": hazards, "false_on_normal": _false_on_normal(cases)}
+
+
+def _named(captions: Sequence[str]) -> set[str]:
+    """Hazards that one of the captions names."""
+    return {h for h in HAZARD_WORDS if any(names_hazard(caption, h) for caption in captions)}
 
 
 def _false_on_normal(cases: Sequence[HazardCase]) -> float | None:

@@ -6,8 +6,11 @@ import shutil
 
 import pytest
 
+from models.captioner import Hypothesis
+from models.evaluate import Observation, evaluate
 from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
+from models.training.sources import Sample
 
 
 def case(caption: str, *hazards: str, scene: str = "s") -> HazardCase:
@@ -150,3 +153,24 @@ def test_drawn_captions_are_scored_by_picture():
     assert scores["distinct_bigrams"] == 1
     again = captions.score_drawn({**drawn, "b": [*drawn["b"], "two dogs run"]}, references)
     assert again["distinct_bigrams"] == pytest.approx((1 + 6 / 8) / 2)
+
+
+def test_without_labels_the_references_say_which_hazard_words_are_false():
+    said = {
+        "a fire in the woods": "people sit by a bonfire",  # the reference names it too
+        "a dog runs": "a dog lies in the grass",  # nothing is said
+        "a fire burns": "smoke rises from a car",  # another hazard is there
+        "a man holds a gun": "a man holds an umbrella",
+        "smoke and fire": "a burning house in thick smoke",
+    }
+    samples = [
+        Sample(f"set/images/{n}", "set", "test", str(n), (reference,))
+        for n, reference in enumerate(said.values())
+    ]
+    seen = [
+        Observation(sample.key, Hypothesis(text, -1.0, ()), {})
+        for sample, text in zip(samples, said, strict=True)
+    ]
+    report = evaluate(samples, iter(seen), meteor=False).report
+    assert report["hazard_word_rate"] == 4 / 5
+    assert report["false_hazard_word_rate"] == 2 / 5

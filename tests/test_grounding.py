@@ -161,7 +161,9 @@ def test_who_holds_a_stick_needs_no_pistol_and_has_no_weapon(caption: str):
     assert not suggests_hazard(caption, "fight")
 
 
-@pytest.mark.parametrize("caption", ["a dog runs with a stick", "a bat hangs on a wall", "he waves"])
+@pytest.mark.parametrize(
+    "caption", ["a dog runs with a stick", "a bat hangs on a wall", "he waves"]
+)
 def test_a_thing_that_nobody_holds_suggests_nothing(caption: str):
     assert not suggests_hazard(caption, "weapon")
 
