@@ -49,13 +49,13 @@ def names_hazard(caption: str, hazard: str) -> bool:
     )
 
 
-_HOLDING = frozenset(
+_HOLDING = (
     "hold holds holding carry carries carrying raise raises raising swing swings swinging wave "
-    "waves waving wield wields wielding grip grips gripping".split()
+    "waves waving wield wields wielding grip grips gripping"
 )
-_HELD_AS_WEAPON = frozenset(
+_HELD_AS_WEAPON = (
     "stick sticks bat bats club clubs rod rods hammer hammers axe axes pole poles pipe pipes "
-    "sword swords whip whips crowbar stone stones brick bricks".split()
+    "sword swords whip whips crowbar stone stones brick bricks"
 )
 _WITHIN_WORDS = 5
 
@@ -69,7 +69,8 @@ def suggests_hazard(caption: str, hazard: str) -> bool:
     if names_hazard(caption, hazard):
         return True
     words = tokenize(caption)
+    holding, held = frozenset(_HOLDING.split()), frozenset(_HELD_AS_WEAPON.split())
     return hazard == "weapon" and any(
-        word in _HOLDING and _HELD_AS_WEAPON.intersection(words[at + 1 : at + 1 + _WITHIN_WORDS])
+        word in holding and held.intersection(words[at + 1 : at + 1 + _WITHIN_WORDS])
         for at, word in enumerate(words)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -128,7 +130,7 @@ def test_a_word_is_forced_only_where_the_caption_bears_it():
         after = scores(made, clips)
         assert all(after[i] >= before[i] - cost - 1e-4 for i in named)
         spoken.append(named)
-    assert all(fewer <= more for fewer, more in zip(spoken, spoken[1:], strict=False))
+    assert all(fewer <= more for fewer, more in pairwise(spoken))
     # The costs tell them apart: none is forced for nothing, each of them at some price.
     assert spoken[0] < spoken[-1] == set(range(len(clips)))
 
