@@ -117,9 +117,10 @@ def _with_a_command(given: list[str]) -> list[str]:
     """Bare sources mean ``run``; a command that is merely misspelt does not."""
     if not given or given[0] in _COMMANDS or given[0].startswith(_OF_THE_APP):
         return given
-    near = difflib.get_close_matches(given[0], _COMMANDS, 1)
-    if near and given[0].isalpha() and not Path(given[0]).exists():
-        raise WrongUse(f"{given[0]!r} is no command and no file; did you mean {near[0]!r}?")
+    if given[0].isalpha() and not Path(given[0]).exists():
+        near = difflib.get_close_matches(given[0], _COMMANDS, 1)
+        also = f"did you mean {near[0]!r}?" if near else "`watchword --help` has the commands"
+        raise WrongUse(f"{given[0]!r} is no command and no file; {also}")
     return ["run", *given]
 
 

@@ -130,6 +130,9 @@ def test_a_misspelt_command_is_no_source(
     with pytest.raises(SystemExit) as left:
         run_stream.main(["seerch", "dog"])
     assert left.value.code == 2 and "'search'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_stream.main(["report"])
+    assert "no command and no file; `watchword --help`" in capsys.readouterr().err
     for name in ("seerch", "demos.mp4"):
         Path(name).write_bytes(b"")
     for source in ("seerch", "demo*", "check1=demos.mp4"):
