@@ -38,9 +38,9 @@ State = TypeVar("State", bound="tuple[Tensor, ...]")
 Step = Callable[[Tensor, State], "tuple[Tensor, State]"]
 """`step(tokens (rows,) int64, state) -> (scores (rows, V), state)`.
 
-Scores are logits or log-probabilities (the search subtracts their logsumexp) in a tensor the
-search may write to. Rows are N in the first call and N * beam_size, image-major, afterwards.
-Whatever is the same for all beams of an image belongs to the step object, not to the state.
+Scores are logits or log-probabilities (the search subtracts their logsumexp). Rows are N in the
+first call and N * beam_size, image-major, afterwards. Whatever is the same for all beams of an
+image belongs to the step object, not to the state.
 """
 Processor = Callable[[Tensor, Tensor], Tensor]
 """`processor(log_probs (rows, V), history (rows, t)) -> log_probs`; may lower them, in place."""
@@ -240,21 +240,16 @@ class BeamSearch(Generic[State]):
     def _extend(self, scores: Tensor, history: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the best beam_size + 1 words of each row and their log-probabilities."""
         config = self.config
-        scores = scores.float()
-        # NaN or +inf among the scores shows in their norm, and kills the row below.
-        norm = scores.logsumexp(-1, keepdim=True)
+        # One pass on any device; NaN or +inf among a row's scores makes NaN of all of them.
+        scores = scores.float().log_softmax(-1)
         if len(self.forbidden):
             scores.index_fill_(1, self.forbidden, _DEAD)
         if t + 1 < config.min_length:
             scores[:, config.end] = _DEAD
-        dead = ~norm.isfinite()
-        if self.processors:
-            scores, norm = scores.sub_(norm), torch.zeros_like(norm)
-            for processor in self.processors:
-                scores = processor(scores, history)
+        for processor in self.processors:
+            scores = processor(scores, history)
         values, words = _best_words(scores, min(config.beam_size + 1, scores.shape[-1]))
-        values = values - norm
-        return values.masked_fill(dead | ~values.isfinite(), _DEAD), words
+        return values.masked_fill(~values.isfinite(), _DEAD), words
 
     def _select(self, live: Tensor, values: Tensor, words: Tensor) -> Choice:
         """Choose among all extensions of an image."""
