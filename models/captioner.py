@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.concept_agreement import ConceptAgreement, ConceptLexicon
+from models.concept_agreement import ConceptLexicon
 from models.concepts import concept_lemma
 from models.decoders import Decoder
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
@@ -24,6 +24,7 @@ from models.frame_looks import FrameLooks, pad_frames
 from models.fusion import Memory
 from models.grounding import Grounding, Thresholds
 from models.hazard_words import HAZARD_WORDS
+from models.preference import CaptionChooser
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
 from models.transforms import to_square
@@ -113,8 +114,8 @@ class Captioner(nn.Module):
         self._engine: Engine = EagerEngine(encoder, decoder)
         self._looks = FrameLooks(decoder)
         never = _forbidden_tokens(vocabulary)
-        agreement = ConceptAgreement(concept_lexicon, vocabulary) if concept_lexicon else None
-        self._search = Searcher(decoder, vocabulary, self._stepper, never, agreement)
+        chooser = CaptionChooser(concept_lexicon, vocabulary) if concept_lexicon else None
+        self._search = Searcher(decoder, vocabulary, self._stepper, never, chooser)
 
     @property
     def runtime(self) -> str:

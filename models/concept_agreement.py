@@ -1,10 +1,9 @@
 """Agreement: which of the captions found names what the visual concepts see.
 
 Fang et al. 2015, From Captions to Visual Concepts and Back, section 5, re-rank a beam's captions
-with, among others, the words that their detector is sure of. Here that one thing is enough: the
-decoder knows what people say, the concept head what is there, and the captions of a beam are nearly
-as likely as one another while they name quite different things
-(docs/adr/0032-concept-agreement.md).
+with, among others, the words that their detector is sure of: the decoder knows what people say,
+the concept head what is there (docs/adr/0032-concept-agreement.md). What else a caption is chosen
+by stands in :mod:`models.preference`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
 __all__ = ["ConceptAgreement", "ConceptLexicon"]
@@ -63,12 +61,14 @@ class ConceptLexicon:
 
 
 class ConceptAgreement:
-    """Dice coefficient of what a caption names and what a clip is expected to show.
+    """How well what a caption names agrees with what a clip is expected to show, 0 to 1.
 
     With C the concepts that a caption names, p(c) the probability of a concept and v(c) what it
-    tells, -log of its share of the training pictures,
+    tells, -log of its share of the training pictures, the mean of their Dice coefficient and the
+    cosine between them,
 
-        agreement = 2 sum_C v(c) p(c) / (sum_C v(c) + sum_all v(c) p(c)):
+        2 sum_C v(c) p(c) / (sum_C v(c) + sum_all v(c) p(c))    and
+        sum_C v(c)^2 p(c) / (sqrt(sum_C v(c)^2) sqrt(sum_all (v(c) p(c))^2)):
 
     1 for a caption that names all that is there and nothing else, 0 for one that names none of
     it. Concepts that no word stands for are left out.
@@ -86,29 +86,20 @@ class ConceptAgreement:
         for concept in set(self._concept.values()):
             self._tells[concept] = -math.log(lexicon.shares[concept])
 
-    def __call__(self, tokens: Sequence[int], probabilities: NDArray[np.float32]) -> float:
-        """Agreement of a caption, 0 to 1, with the probability of each concept, (W,)."""
+    def __call__(
+        self, captions: Sequence[Sequence[int]], probabilities: NDArray[np.float32]
+    ) -> list[float]:
+        """Agreement of a clip's captions with the probability of each concept, (W,)."""
         expected = self._tells * probabilities
-        return self._of(tokens, expected, float(expected.sum()))
+        total, length = float(expected.sum()), math.hypot(*expected)
+        return [self._of(tokens, expected, total, length) for tokens in captions]
 
-    def order(
-        self, paths: Sequence[Hypothesis], probabilities: NDArray[np.float32], weight: float
-    ) -> list[Hypothesis]:
-        """Order by score plus ``weight`` nats for full agreement; the finished stay first.
-
-        Ties keep the order given. Scores and log-probabilities stay the search's own.
-        """
-        expected = self._tells * probabilities
-        total = float(expected.sum())
-        return sorted(
-            paths,
-            key=lambda path: (
-                not path.finished,
-                -path.score - weight * self._of(path.tokens, expected, total),
-            ),
-        )
-
-    def _of(self, tokens: Sequence[int], expected: NDArray[np.float64], total: float) -> float:
+    def _of(
+        self, tokens: Sequence[int], expected: NDArray[np.float64], total: float, length: float
+    ) -> float:
         named = list({self._concept[token] for token in tokens if token in self._concept})
-        weight = float(self._tells[named].sum()) + total
-        return 2.0 * float(expected[named].sum()) / weight if weight > 0 else 0.0
+        tells, there = self._tells[named], expected[named]
+        weight, lengths = float(tells.sum()) + total, math.hypot(*tells) * length
+        if weight <= 0 or lengths <= 0:
+            return 0.0
+        return float(there.sum()) / weight + float(tells @ there) / lengths / 2

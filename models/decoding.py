@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.concept_agreement import ConceptAgreement
 from models.consensus import consensus_order
 from models.decoders import Decoder, DecoderState, FrameLook
 from models.fusion import Memory
 from models.guided_search import constrained_search, diverse_search
+from models.preference import BY_SCORE, PREFERENCE, CaptionChooser, Preference
 from models.runtimes.engine import Stepper, select_clips
 from models.sampling import NucleusSampling
 from models.search import Hypothesis, SearchConfig, search
@@ -38,10 +37,11 @@ class Decoding:
     latents of a model that has them, and searches once for each. ``seed`` fixes what is drawn.
     ``consensus`` takes, instead of the most likely, the caption that the others agree with most:
     of all ``hypotheses``, or of those of the single ``frames`` of a window. Where neither draws nor
-    consensus choose, and the checkpoint knows its concepts' words, what was found is ordered by
-    score plus ``concept_agreement`` nats for full agreement with the visual concepts
-    (:mod:`models.concept_agreement`); 0 leaves the order the score's own. ``grounded`` holds
-    hazards that are said against the evidence (:mod:`models.grounding`), in plain beam search.
+    consensus choose, and the checkpoint knows its concepts' words, the search keeps twice as many
+    finished captions as its beam is wide, ``preference`` orders them (:mod:`models.preference`),
+    and as many as the beam is wide are left; :data:`models.preference.BY_SCORE` leaves all of that
+    out. ``grounded`` holds hazards that are said against the evidence (:mod:`models.grounding`), in
+    plain beam search.
     """
 
     forced_words: tuple[str | tuple[str, ...], ...] = ()
@@ -57,7 +57,7 @@ class Decoding:
     latent_samples: int = 0
     seed: int = 0
     consensus: Literal["none", "hypotheses", "frames"] = "none"
-    concept_agreement: float = 20.0
+    preference: Preference = PREFERENCE
     grounded: bool = True
 
     def __post_init__(self) -> None:
@@ -69,8 +69,6 @@ class Decoding:
             raise ValueError("min_words and latent_samples are 0 or more, samples 1 or more")
         if self.consensus not in ("none", "hypotheses", "frames"):
             raise ValueError(f"consensus is none, hypotheses or frames, not {self.consensus!r}")
-        if not 0 <= self.concept_agreement < math.inf:
-            raise ValueError(f"concept_agreement is 0 or more nats, not {self.concept_agreement}")
 
     @property
     def plain(self) -> bool:
@@ -86,6 +84,11 @@ class Decoding:
     def draws(self) -> bool:
         """Whether captions are drawn at random, so that each counts the same."""
         return self.top_p is not None or self.latent_samples > 0
+
+    @property
+    def prefers(self) -> bool:
+        """Whether what was found is ordered by the preference."""
+        return not self.draws and self.consensus == "none" and self.preference != BY_SCORE
 
 
 BEAM_SEARCH = Decoding()
@@ -127,8 +130,8 @@ class Searcher:
     """Searches captions with one decoder and vocabulary.
 
     ``stepper`` gives the step of a memory (see :meth:`models.runtimes.engine.Engine.stepper`);
-    ``never`` are tokens that no caption may hold; ``agreement`` tells how well a caption agrees
-    with the visual concepts, where that is known.
+    ``never`` are tokens that no caption may hold; ``chooser`` orders what was found by a
+    preference, where the checkpoint knows its concepts' words.
     """
 
     def __init__(
@@ -137,13 +140,13 @@ class Searcher:
         vocabulary: Vocabulary,
         stepper: Callable[[Memory], Stepper],
         never: Sequence[int] = (),
-        agreement: ConceptAgreement | None = None,
+        chooser: CaptionChooser | None = None,
     ) -> None:
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._stepper = stepper
         self._never = (PAD, BEGIN, UNKNOWN, *never)
-        self._agreement = agreement
+        self._chooser = chooser
 
     def __call__(
         self, windows: Prepared, beam_size: int, max_words: int, decoding: Decoding
@@ -156,15 +159,18 @@ class Searcher:
         """
         if decoding.consensus == "frames":
             return self._frames(windows, beam_size, max_words, decoding)
-        found = self._find(windows.memory, self._config(beam_size, max_words, decoding), decoding)
+        chooser = self._chooser if decoding.prefers else None
+        config = self._config(beam_size, max_words, decoding)
+        if chooser and beam_size > 1:
+            config = replace(config, n_best=2 * beam_size)
+        found = self._find(windows.memory, config, decoding)
         if decoding.consensus == "hypotheses":
             return [_consensus(paths, _weights(paths, decoding.draws)) for paths in found]
-        weight = decoding.concept_agreement
-        if self._agreement is None or not weight or decoding.draws:
+        if chooser is None:
             return found
         concepts = windows.memory.concepts.float().cpu().numpy()
         return [
-            self._agreement.order(paths, row, weight)
+            chooser.order(paths, row, decoding.preference)[:beam_size]
             for paths, row in zip(found, concepts, strict=True)
         ]
 
@@ -175,7 +181,7 @@ class Searcher:
         mask = windows.mask
         clips, frames = mask.nonzero(as_tuple=True)
         single = windows.features[clips, frames].unsqueeze(1)
-        alone = replace(decoding, consensus="none", concept_agreement=0.0)
+        alone = replace(decoding, consensus="none", preference=BY_SCORE)
         there = mask.new_ones((len(single), 1))
         ready = Prepared.of(self._decoder, single, there)
         found = self(ready, beam_size, max_words, alone)

@@ -43,6 +43,7 @@ from models.evaluation.data import (
 )
 from models.evaluation.evidence import EvidenceCase, score_evidence
 from models.evaluation.hazards import HAZARD_WORDS, HazardCase, names_hazard, score_hazards
+from models.preference import BY_SCORE
 from models.registry import load_captioner
 from models.training.corruptions import CORRUPTIONS
 from models.training.features import open_cache
@@ -183,10 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--without-meteor", action="store_true", help="spare its Java program")
     parser.add_argument("--draws", type=int, default=5, help="how many of each picture")
     parser.add_argument(
-        "--concept-agreement",
-        type=float,
-        default=BEAM_SEARCH.concept_agreement,
-        help="nats for full agreement with the concepts; 0: captions by their score alone",
+        "--by-score", action="store_true", help="captions by their score alone, no preference"
     )
     parser.add_argument("--features", type=Path, help="a feature cache of the model's encoder")
     parser.add_argument("--corruption", choices=sorted(CORRUPTIONS), help="what a camera does")
@@ -242,7 +240,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     captioner = load_captioner(arguments.model, arguments.device, arguments.runtime)
     windows = _windows(arguments, captioner, samples)
     drawing = _drawing(arguments)
-    decoding = Decoding(concept_agreement=arguments.concept_agreement)
+    decoding = Decoding(preference=BY_SCORE) if arguments.by_score else BEAM_SEARCH
     observations = observe(captioner, windows, arguments.beam_size, drawing, decoding)
     training_captions = _training_captions(arguments)
     result = evaluate(samples, observations, training_captions, not arguments.without_meteor)
@@ -255,7 +253,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": captioner.identity,
         "runtime": captioner.runtime,
         "beam_size": arguments.beam_size,
-        "concept_agreement": decoding.concept_agreement,
+        "preference": asdict(decoding.preference),
         "features": "cache" if arguments.features else "encoded",
         "draw": arguments.draw,
         "draws": arguments.draws if arguments.draw else 0,

@@ -89,7 +89,10 @@ class Record:
         ended = self._all.ended[:steps] / self._penalty[:steps]
         if images is not None:
             ended = ended.index_select(1, images)
-        return ended.transpose(0, 1).flatten(1).topk(rank, -1).values[:, -1]
+        ended = ended.transpose(0, 1).flatten(1)
+        if ended.shape[1] < rank:  # so few steps cannot have ended so many
+            return ended.new_full(ended.shape[:1], _DEAD)
+        return ended.topk(rank, -1).values[:, -1]
 
     def clear(self) -> None:
         """Forget all choices."""

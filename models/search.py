@@ -88,8 +88,8 @@ class SearchConfig:
         """Raise ValueError for settings that cannot be searched with."""
         if self.beam_size < 1 or self.max_length < 1 or self.check_every < 1:
             raise ValueError("beam_size, max_length and check_every must be 1 or more")
-        if not 1 <= self.n_best <= self.beam_size:
-            raise ValueError(f"n_best must lie in 1..beam_size, not {self.n_best}")
+        if not 1 <= self.n_best <= 2 * self.beam_size:
+            raise ValueError(f"n_best must lie in 1..2 * beam_size, not {self.n_best}")
         if min(self.min_length, self.block_ngrams) < 0:
             raise ValueError("min_length and block_ngrams must not be negative")
 

@@ -14,6 +14,7 @@ from models.decoding import Decoding
 from models.encoders import build_encoder
 from models.grounding import Thresholds
 from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
+from models.preference import BY_SCORE
 from models.vocabulary import Vocabulary
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>"]
@@ -115,7 +116,7 @@ def scores(made: Captioner, clips: list[np.ndarray]) -> list[float]:
     """Log-probability of each caption over the length penalty that the search ranks by."""
     return [
         h.log_probability / ((5 + len(h.words) + h.finished) / 6) ** 0.7
-        for h in made.caption(clips, decoding=Decoding(concept_agreement=0.0))
+        for h in made.caption(clips, decoding=Decoding(preference=BY_SCORE))
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -115,6 +116,19 @@ def test_best_equals_reference(config: SearchConfig, seed: int, end_bias: float)
     model = ToyModel(seed, words=13, images=3, end_bias=end_bias)
     found = tokens_of(search(model, model.state(), config))
     assert found == [reference(model, image, config) for image in range(3)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=configs, seed=st.integers(0, 10_000), end_bias=st.sampled_from([-3.0, 0.0, 3.0]))
+def test_twice_as_many_as_the_beam_is_wide_equal_the_reference_alone_and_in_a_batch(
+    config: SearchConfig, seed: int, end_bias: float
+) -> None:
+    config = replace(config, n_best=2 * config.beam_size)
+    model = ToyModel(seed, words=13, images=3, end_bias=end_bias)
+    found = tokens_of(search(model, model.state(), config))
+    assert found == [reference(model, image, config) for image in range(3)]
+    alone = [search(model, model.state(slice(i, i + 1)), config) for i in range(3)]
+    assert found == [tokens_of(one)[0] for one in alone]
 
 
 @settings(max_examples=40, deadline=None)
@@ -262,7 +276,7 @@ def test_no_images_give_no_hypotheses() -> None:
     assert search(model, model.state(slice(0, 0)), SearchConfig(BEGIN, END)) == []
 
 
-@pytest.mark.parametrize("wrong", [{"beam_size": 0}, {"n_best": 4}, {"block_ngrams": -1}])
+@pytest.mark.parametrize("wrong", [{"beam_size": 0}, {"n_best": 7}, {"block_ngrams": -1}])
 def test_wrong_settings_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         SearchConfig(BEGIN, END, **wrong)

@@ -1,7 +1,7 @@
 """``python -m models.training lexicon --checkpoint FOLDER``: what is said of its concepts.
 
 A training writes it into its checkpoints; this writes it into one trained before there was such a
-thing. Captions are then chosen by agreement with the concepts (:mod:`models.concept_agreement`).
+thing. Captions are then chosen by agreement with the concepts (:mod:`models.preference`).
 """
 
 from __future__ import annotations

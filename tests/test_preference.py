@@ -18,6 +18,7 @@ from models import CheckpointError, Decoding
 from models.captioner import Captioner
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.concept_agreement import ConceptAgreement, ConceptLexicon
+from models.preference import BY_SCORE, CaptionChooser, Preference
 from models.registry import load_captioner
 from models.search import Hypothesis
 from models.training.concepts import concept_lexicon
@@ -30,36 +31,59 @@ CONCEPTS = ("fire", "dog", "man", "run", "person_down")
 LEXICON = ConceptLexicon(
     (("fire",), ("dog", "dogs"), ("man", "men"), ("runs",), ()), (0.01, 0.2, 0.5, 0.1, 0.001)
 )
+LEXICON_PARTS = (LEXICON.words, LEXICON.shares)
 AGREEMENT = ConceptAgreement(LEXICON, VOCABULARY)
-PLAIN = Decoding(concept_agreement=0.0)
+CHOOSER = CaptionChooser(LEXICON, VOCABULARY)
+PLAIN = Decoding(preference=BY_SCORE)
 TOKENS = st.lists(st.integers(3, len(WORDS) - 1), max_size=8).map(tuple)
 PROBABILITIES = st.lists(
     st.floats(0, 1, width=32), min_size=len(CONCEPTS), max_size=len(CONCEPTS)
 ).map(lambda values: np.array(values, np.float32))
 
 
-def hypothesis(tokens: tuple[int, ...], score: float, finished: bool) -> Hypothesis:
-    return Hypothesis(tokens, 2 * score, (), score, finished)
+def agreement(tokens: tuple[int, ...], probabilities: np.ndarray) -> float:
+    (found,) = AGREEMENT([tokens], probabilities)
+    return found
 
 
-HYPOTHESES = st.lists(st.builds(hypothesis, TOKENS, st.floats(-50, 0), st.booleans()), max_size=6)
+def hypothesis(
+    tokens: tuple[int, ...], score: float, finished: bool, words: list[float]
+) -> Hypothesis:
+    return Hypothesis(tokens, 2 * score, tuple(words), score, finished)
+
+
+HYPOTHESES = st.lists(
+    st.builds(
+        hypothesis,
+        TOKENS,
+        st.floats(-50, 0),
+        st.booleans(),
+        st.lists(st.floats(-20, 0), max_size=9),
+    ),
+    max_size=6,
+)
+WEIGHTS = st.floats(0, 100)
+PREFERENCES = st.builds(Preference, WEIGHTS, WEIGHTS, WEIGHTS, WEIGHTS)
 
 
 @given(TOKENS, PROBABILITIES)
-def test_agreement_is_the_dice_coefficient_of_its_definition(
+def test_agreement_is_the_mean_of_dice_and_cosine_by_their_definition(
     tokens: tuple[int, ...], probabilities: np.ndarray
 ) -> None:
     words = {WORDS[token] for token in tokens}
-    named = [bool(words & set(of)) for of in LEXICON.words]
-    both = either = 0.0
-    entries = zip(LEXICON.words, LEXICON.shares, probabilities, named, strict=True)
-    for of, share, probability, is_named in entries:
-        tells = -math.log(share) if of else 0.0
-        both += tells * probability * is_named
-        either += tells * (probability + is_named)
-    agreement = AGREEMENT(tokens, probabilities)
-    assert agreement == pytest.approx(2 * both / either if either else 0.0, abs=1e-6)
-    assert 0 <= agreement <= 1 + 1e-6
+    tells = [-math.log(s) if of else 0.0 for of, s in zip(*LEXICON_PARTS, strict=True)]
+    named = [tell * bool(words & set(of)) for of, tell in zip(LEXICON.words, tells, strict=True)]
+    there = [tell * float(p) for tell, p in zip(tells, probabilities, strict=True)]
+    both = sum(p * (n > 0) for n, p in zip(named, there, strict=True))
+    lengths = math.hypot(*named) * math.hypot(*there)
+    found = agreement(tokens, probabilities)
+    if not lengths:
+        assert found == 0
+        return
+    dice = 2 * both / (sum(named) + sum(there))
+    cosine = sum(n * p for n, p in zip(named, there, strict=True)) / lengths
+    assert found == pytest.approx((dice + cosine) / 2, rel=1e-5, abs=1e-6)
+    assert 0 <= found <= 1 + 1e-6
 
 
 @given(TOKENS)
@@ -69,35 +93,64 @@ def test_a_caption_that_names_all_there_is_agrees_fully_and_any_other_less(
     words = VOCABULARY.decode(tokens).split()
     there = np.array([bool(set(words) & set(of)) for of in LEXICON.words], np.float32)
     if not there.any():
-        assert AGREEMENT(tokens, there) == 0
+        assert agreement(tokens, there) == 0
         return
-    assert AGREEMENT(tokens, there) == pytest.approx(1)
+    assert agreement(tokens, there) == pytest.approx(1)
     for concept, of in enumerate(LEXICON.words):
         if of:
             other = there.copy()
             other[concept] = 1 - other[concept]
-            assert AGREEMENT(tokens, other) < 1 - 1e-3
+            assert agreement(tokens, other) < 1 - 1e-3
 
 
-@given(HYPOTHESES, PROBABILITIES, st.floats(0, 100))
-def test_it_only_orders_and_the_finished_stay_first(
-    paths: list[Hypothesis], probabilities: np.ndarray, weight: float
+def worth(path: Hypothesis, probabilities: np.ndarray, preference: Preference) -> float:
+    """What a caption is worth, word by word from the definition."""
+    words = path.tokens
+    places = [max(1, words_place - 3) for words_place in words]
+    rarity = np.mean(np.log(places)) if words else 0.0
+    said_before = sum(word in words[:i] for i, word in enumerate(words))
+    return float(
+        path.score
+        + preference.agreement * agreement(words, probabilities)
+        - preference.rarity * rarity
+        - preference.repetition * said_before
+        + preference.weakest * min([0.0, *path.word_log_probs])
+    )
+
+
+@given(HYPOTHESES, PROBABILITIES, PREFERENCES)
+def test_it_only_orders_by_worth_and_the_finished_stay_first(
+    paths: list[Hypothesis], probabilities: np.ndarray, preference: Preference
 ) -> None:
-    ordered = AGREEMENT.order(paths, probabilities, weight)
+    ordered = CHOOSER.order(paths, probabilities, preference)
     assert sorted(map(id, ordered)) == sorted(map(id, paths))
     finished = [path.finished for path in ordered]
     assert finished == sorted(finished, reverse=True)
     for one, other in pairwise(ordered):
-        gain, less = (p.score + weight * AGREEMENT(p.tokens, probabilities) for p in (one, other))
-        assert one.finished != other.finished or gain >= less
+        more, less = (worth(path, probabilities, preference) for path in (one, other))
+        assert one.finished != other.finished or more >= less - 1e-3
 
 
 @given(HYPOTHESES, PROBABILITIES)
-def test_without_weight_the_order_is_the_search_s(
+def test_without_preference_the_order_is_the_search_s(
     paths: list[Hypothesis], probabilities: np.ndarray
 ) -> None:
     plain = sorted(paths, key=lambda path: (not path.finished, -path.score))
-    assert [id(p) for p in AGREEMENT.order(plain, probabilities, 0.0)] == [id(p) for p in plain]
+    assert [id(p) for p in CHOOSER.order(plain, probabilities, BY_SCORE)] == [id(p) for p in plain]
+
+
+def test_frequent_words_once_each_and_none_improbable_are_preferred() -> None:
+    nothing = np.zeros(len(CONCEPTS), np.float32)
+    plain = hypothesis((4, 5, 6), -5.0, True, [-1.0] * 4)
+    others = {
+        "rarity": replace(plain, tokens=(4, 5, 10)),
+        "repetition": replace(plain, tokens=(4, 4, 5)),
+        "weakest": replace(plain, word_log_probs=(-0.5, -2.0, -0.5, -1.0)),
+    }
+    for name, other in others.items():
+        only = replace(BY_SCORE, **{name: 1.0})
+        assert CHOOSER.order([other, plain], nothing, only) == [plain, other]
+        assert CHOOSER.order([other, plain], nothing, BY_SCORE) == [other, plain]
 
 
 @pytest.mark.parametrize(
@@ -145,9 +198,10 @@ def captioner() -> Captioner:
     ).eval()
 
 
+AGREEMENT_ALONE = replace(BY_SCORE, agreement=1e6)
 DECODINGS = {
     "default": Decoding(),
-    "only agreement": Decoding(concept_agreement=1e6),
+    "only agreement": Decoding(preference=AGREEMENT_ALONE),
     "forced": Decoding(forced_words=("dog",)),
     "diverse": Decoding(diverse_groups=2),
 }
@@ -160,23 +214,38 @@ def test_a_batch_is_told_as_its_clips_one_by_one(captioner: Captioner, choice: s
 
 @pytest.mark.parametrize("choice", DECODINGS)
 def test_what_is_chosen_is_among_what_was_found_as_probable_as_it_was(
-    captioner: Captioner, choice: str
+    captioner: Captioner, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = replace(DECODINGS[choice], concept_agreement=0.0)
-    moved = 0
-    for one, other in zip(
-        captioner.caption(clips(), 4, decoding=DECODINGS[choice]),
-        captioner.caption(clips(), 4, decoding=plain),
-        strict=True,
-    ):
-        chosen, found = (
-            {h.text: h.log_probability, **{a.text: a.log_probability for a in h.alternatives}}
+    pools, order = [], CaptionChooser.order
+
+    def watched(
+        self: CaptionChooser, paths: list[Hypothesis], row: np.ndarray, preference: Preference
+    ) -> list[Hypothesis]:
+        pools.append(paths)
+        return order(self, paths, row, preference)
+
+    monkeypatch.setattr(CaptionChooser, "order", watched)
+    chosen = captioner.caption(clips(), 4, decoding=DECODINGS[choice])
+    by_score = captioner.caption(
+        clips(), 4, decoding=replace(DECODINGS[choice], preference=BY_SCORE)
+    )
+    assert len(pools) == len(chosen)  # by score, nothing is ordered
+    for one, other, pool in zip(chosen, by_score, pools, strict=True):
+        kept, first = (
+            [(h.text, h.log_probability), *((a.text, a.log_probability) for a in h.alternatives)]
             for h in (one, other)
         )
-        assert chosen == found
-        moved += one.text != other.text
+        found = [(VOCABULARY.decode(path.tokens), path.log_probability) for path in pool]
+        assert set(kept) <= set(found)
+        assert len(kept) == min(4, len(found))
+        assert [text for text, _ in found[: len(first)]] == [text for text, _ in first]
+    assert any(len(pool) > 4 for pool in pools) == (choice != "diverse")
     if choice == "only agreement":
-        assert moved
+        assert any(one.text != other.text for one, other in zip(chosen, by_score, strict=True))
+
+
+def test_greedy_search_has_nothing_to_choose(captioner: Captioner) -> None:
+    assert captioner.caption(clips(), 1) == captioner.caption(clips(), 1, decoding=PLAIN)
 
 
 def test_the_choice_agrees_best(captioner: Captioner) -> None:
@@ -184,13 +253,13 @@ def test_the_choice_agrees_best(captioner: Captioner) -> None:
     found = captioner.caption(clips(), 4, decoding=DECODINGS["only agreement"])
     for hypothesis, row in zip(found, concepts, strict=True):
         own, *others = (
-            AGREEMENT(VOCABULARY.encode(text), row)
+            agreement(tuple(VOCABULARY.encode(text)), row)
             for text in (hypothesis.text, *(a.text for a in hypothesis.alternatives))
         )
         assert own >= max(others) - 1e-6
 
 
-def test_without_a_lexicon_and_without_weight_captions_are_the_search_s(
+def test_without_a_lexicon_and_without_preference_captions_are_the_search_s(
     captioner: Captioner,
 ) -> None:
     bare = Captioner(captioner.encoder, captioner.decoder, VOCABULARY, 64, CONCEPTS).eval()
@@ -202,9 +271,10 @@ def test_without_a_lexicon_and_without_weight_captions_are_the_search_s(
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
-def test_a_weight_that_is_none_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match="concept_agreement"):
-        Decoding(concept_agreement=weight)
+@pytest.mark.parametrize("name", ["agreement", "rarity", "repetition", "weakest"])
+def test_a_weight_that_is_none_is_refused(name: str, weight: float) -> None:
+    with pytest.raises(ValueError, match="preference"):
+        Preference(**{name: weight})
 
 
 # In a checkpoint
