@@ -66,6 +66,8 @@ class Load:
     dropped: dict[str, int]
     """Frames given up, by reason; those that were not to be sampled or had not changed apart."""
     stages_ms: dict[str, float]
+    batch: dict[str, float]
+    """Frames encoded and captions decoded together, means."""
     start_s: float
     """From the start of the program until every camera had a caption."""
     server_cpu_s: float
@@ -178,12 +180,18 @@ def _measure(
     took_s, after = time.monotonic() - began_s, stage_totals(port)
     means = {stage: _mean_ms(before.get(stage, (0.0, 0.0)), after[stage]) for stage in after}
     stages_ms = {stage: means[stage] for stage in _STAGES if stage in means}
+    times = {stage: after[stage][1] - before.get(stage, (0.0, 0.0))[1] for stage in after}
+    batch = {
+        "frames": times["grab and queue"] / max(1.0, times["encode"]),
+        "captions": times["grab to caption"] / max(1.0, times["decode"]),
+    }
     now_s, server_s = cpu_s_by_kind(process.pid), tree_cpu_s(server) - server_s
     spent_s = {kind: now_s[kind] - cpu_s.get(kind, 0.0) for kind in now_s}
     made, (read, given_up) = captions.total() - count, frames(port)
     lost = dict(given_up - dropped)
     return Load(
         *(cameras, took_s, spent_s, made, read - grabbed, lost, stages_ms),
+        batch=batch,
         start_s=start_s,
         server_cpu_s=server_s,
     )
@@ -259,6 +267,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--scene", choices=_SCENES, default="full")
     parser.add_argument("--runtime", default="auto", help="as the program's own --runtime")
+    parser.add_argument("--batch-delay-ms", type=float, help="as model.max_batch_delay_ms")
     parser.add_argument("--json", type=Path, help="default: output/bench/live[-SCENE].json")
     options = parser.parse_args()
     print_environment()
@@ -269,10 +278,12 @@ def main() -> None:
         if options.scene != "full":
             still_scene = options.scene.startswith("still")
             file = still(folder) if still_scene else with_key_frames(file, folder)
-        settings = {
+        settings: dict[str, dict[str, object]] = {
             "capture": {"key_frames_only": options.scene in ("key-frames", "still")},
             "model": {"runtime": options.runtime},
         }
+        if options.batch_delay_ms is not None:
+            settings["model"]["max_batch_delay_ms"] = options.batch_delay_ms
         server = stack.enter_context(serving([file]))
         for cameras in options.cameras:
             load = watch_cameras(server, file, cameras, options.seconds, settings)
@@ -292,7 +303,9 @@ def _tell(load: Load) -> None:
     kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in load.cpu_ms.items())
     print(f"    of it: {kinds}; the cameras' server besides {1e3 * load.server_cpu_s / each:.1f}")
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stages_ms.items())
-    print(f"    all had a caption after {load.start_s:.0f} s; mean ms: {stages}", flush=True)
+    print(f"    mean ms: {stages}")
+    together = ", ".join(f"{count:.1f} {what}" for what, count in load.batch.items())
+    print(f"    a batch: {together}; all had a caption after {load.start_s:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 __all__ = [
     "Contender",
     "Timing",
@@ -112,6 +110,8 @@ def print_environment() -> None:
 
 def _device_name() -> str:
     """Name of the first CUDA device, or of the processor where there is none."""
+    import torch
+
     if not torch.cuda.is_available():
         return _cpu_name()
     about = torch.cuda.get_device_properties(0)

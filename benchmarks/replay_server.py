@@ -3,8 +3,9 @@
 Serves H.264 files as live RTSP cameras (RFC 2326) with RTP over the same TCP connection (RFC 6184,
 packetization mode 1), each file again and again. All RTP packets are made before the first client
 comes; a frame is then one copy, its sequence numbers and timestamps written in, and one send. Every
-client is a camera of its own: it is somewhere else in the file than the others, and a client that
-joins gets the next key frame first. So the cameras' key frames do not come all at once.
+client is a camera of its own: it begins with another key frame than the one before, and not at once
+but after a wait of up to the time from one key frame to the next, two seconds at most. So the
+cameras' key frames do not come all together.
 
 A real camera's server is the camera. What this one costs is small, but not nothing, and is told
 beside what is measured; it takes a higher priority where it may, as a camera is not slowed by those
@@ -22,7 +23,6 @@ import re
 import struct
 import subprocess
 import sys
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -37,6 +37,7 @@ _PAYLOAD_BYTES = 1400
 _FRAGMENT = 28  # FU-A
 _GOLDEN = 0.6180339887  # multiples of it, modulo one, are spread evenly however many there are
 _MOST_WAITING_BYTES = 1 << 20
+_LONGEST_WAIT_S = 2.0  # a program waits no longer than some seconds for a first picture
 _PRIORITY = -10
 _SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=replay\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n"
@@ -66,13 +67,11 @@ class Recording:
     duration_s: float
     sdp: bytes
 
-    def next_key(self, position_s: float) -> tuple[int, float]:
-        """Return the first key frame from a position on, and how many seconds after it."""
-        dues_s = [self.frames[key].due_s for key in self.keys]
-        found = bisect_left(dues_s, position_s)
-        if found == len(dues_s):
-            return self.keys[0], self.duration_s - position_s + dues_s[0]
-        return self.keys[found], dues_s[found] - position_s
+    def start(self, phase: float) -> tuple[int, float]:
+        """Return the key frame with which a camera of a phase, 0..1, begins, and after how long."""
+        position = phase * len(self.keys)
+        longest_s = min(_LONGEST_WAIT_S, self.duration_s / len(self.keys))
+        return self.keys[int(position)], position % 1.0 * longest_s
 
 
 def packetize(unit: bytes) -> Iterator[bytes]:
@@ -212,11 +211,10 @@ class _Client(asyncio.Protocol):
             self._transport.close()
 
     def _play(self, recording: Recording) -> Frame:
-        now_s = self._loop.time()
-        position_s = (now_s + next(self._phases) * recording.duration_s) % recording.duration_s
-        key, wait_s = recording.next_key(position_s)
-        began_s = now_s + wait_s - recording.frames[key].due_s
-        self._timer = self._loop.call_at(now_s + wait_s, self._send, recording, key, began_s, 0)
+        key, wait_s = recording.start(next(self._phases))
+        due_s = self._loop.time() + wait_s
+        began_s = due_s - recording.frames[key].due_s
+        self._timer = self._loop.call_at(due_s, self._send, recording, key, began_s, 0)
         return recording.frames[key]
 
     def _send(self, recording: Recording, index: int, began_s: float, ticks: int) -> None:

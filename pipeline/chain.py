@@ -120,8 +120,11 @@ def build_chain(parts: ChainParts, stack: ExitStack) -> Chain:
     batcher.on_frame = (parts.metrics.frame_taken,)
     if ports.clips is not None:
         batcher.on_frame += (_recorded(ports.clips, ports.preview),)
+    # Of live cameras a batch is made when it can be captioned, not before: so it holds all that is
+    # there by then. Recordings always have something waiting, and the next batch is to be ready.
+    live = any(spec.source.live for spec in parts.specs)
     workers: list[Worker[Any, Any]] = [
-        Worker(batcher, _frames_inlet(parts, frames), batches, *told),
+        Worker(batcher, _frames_inlet(parts, frames), batches, *told, when_wanted=live),
         Worker(_captioner(parts, capture, ledger), Inlet(batches), captions, *told),
         Worker(rule_stage, Inlet(captions, idle_s=_IDLE_S), judged, *told),
         Worker(_outputs(parts), Inlet(judged, _CAPTIONS_AHEAD), None, *told),

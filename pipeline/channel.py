@@ -59,6 +59,8 @@ class Channel(Generic[T]):
         # Insertion order is serving order: a lane that was served moves to the end.
         self._lanes: OrderedDict[Hashable, deque[T]] = OrderedDict()
         self._closed = False
+        self._takers = 0
+        self._waiting_since_s = 0.0
         self._lock = threading.Lock()
         self._not_empty = threading.Condition(self._lock)
         self._not_full = threading.Condition(self._lock)
@@ -98,6 +100,8 @@ class Channel(Generic[T]):
                 self._not_full.wait()
             if self._closed:
                 raise ChannelClosed(self.name)
+            if not any(self._lanes.values()):
+                self._waiting_since_s = time.monotonic()
             if len(queue) < limit:
                 queue.append(item)
             elif policy is Overflow.DROP_OLDEST:
@@ -123,7 +127,7 @@ class Channel(Generic[T]):
             max_items: The most items to return.
             max_wait_s: How long to wait for the first item; None waits until there is one or the
                 channel is closed.
-            linger_s: How long to wait for further items once there is one.
+            linger_s: How long items may wait for others to come, from the first one's coming on.
             per_lane: The most items from one lane, or None for no limit.
 
         Returns:
@@ -132,13 +136,25 @@ class Channel(Generic[T]):
 
         """
         with self._lock:
-            self._wait_for(1, max_wait_s, per_lane)
-            if linger_s > 0 and self._available(per_lane) > 0:
-                self._wait_for(max_items, linger_s, per_lane)
+            self._takers += 1
+            self._not_full.notify_all()  # one of them may wait to be wanted
+            try:
+                self._wait_for(1, max_wait_s, per_lane)
+                if linger_s > 0 and self._available(per_lane) > 0:
+                    left_s = self._waiting_since_s + linger_s - time.monotonic()
+                    self._wait_for(max_items, left_s, per_lane)
+            finally:
+                self._takers -= 1
             taken = self._pop(max_items, per_lane)
             if taken:
                 self._not_full.notify_all()
             return taken
+
+    def wait_until_wanted(self) -> None:
+        """Wait until somebody is taking and there is nothing to take, or the channel is closed."""
+        with self._lock:
+            while not self._closed and (self._takers == 0 or any(self._lanes.values())):
+                self._not_full.wait()
 
     @property
     def drained(self) -> bool:

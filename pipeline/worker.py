@@ -65,6 +65,8 @@ class Worker(Generic[In, Out]):
     kept in :attr:`error`, and ``on_failure`` is told. Errors in ``close`` are reported likewise.
     ``on_worked`` is told the seconds that each call of the stage took.
     Outputs that nobody takes any more are kept in :attr:`abandoned`, to be booked.
+    With ``when_wanted`` nothing is taken before the next stage waits for it: what comes meanwhile
+    is then taken together.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Worker(Generic[In, Out]):
         outlet: Channel[Out] | None,
         on_failure: Callable[[Worker[Any, Any]], None],
         on_worked: Callable[[str, float], None] = lambda stage, seconds: None,
+        when_wanted: bool = False,
     ) -> None:
         self.stage = stage
         self.inlet = inlet
@@ -83,6 +86,7 @@ class Worker(Generic[In, Out]):
         self.opened = threading.Event()
         self._on_failure = on_failure
         self._on_worked = on_worked
+        self._when_wanted = when_wanted
         self._processed = 0
         self._last_progress_ns = time.monotonic_ns()
         self._busy = False
@@ -127,6 +131,8 @@ class Worker(Generic[In, Out]):
 
     def _loop(self) -> None:
         while True:
+            if self._when_wanted and self.outlet is not None:
+                self.outlet.wait_until_wanted()
             items = self.inlet.take()
             if not items and self.inlet.channel.drained:
                 break

@@ -105,6 +105,18 @@ def test_linger_gathers_what_comes_late():
     thread.join()
 
 
+def test_what_has_waited_long_enough_waits_for_nothing_more():
+    channel: Channel[int] = Channel("t", 10)
+    channel.put(0)
+    channel._waiting_since_s -= 3600
+    taken: list[int] = []
+    thread = threading.Thread(target=lambda: taken.extend(channel.take(10, linger_s=600)))
+    thread.daemon = True
+    thread.start()
+    thread.join(20)
+    assert taken == [0]
+
+
 def test_an_idle_take_returns_nothing_and_is_not_drained():
     channel: Channel[int] = Channel("t", 1)
     assert channel.take(max_wait_s=0.001) == []

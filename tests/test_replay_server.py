@@ -86,15 +86,18 @@ def recording(video: Path) -> Recording:
     return load(video)
 
 
-@given(position_s=st.floats(0.0, FRAMES * PERIOD_S - 1e-6))
-def test_who_joins_waits_for_the_very_next_key_frame(
-    recording: Recording, position_s: float
+@given(phase=st.floats(0.0, 1.0, exclude_max=True))
+def test_a_camera_begins_with_a_key_frame_within_the_time_between_two(
+    recording: Recording, phase: float
 ) -> None:
-    key, wait_s = recording.next_key(position_s)
+    key, wait_s = recording.start(phase)
     assert key % GOP == 0
     assert 0.0 <= wait_s <= GOP * PERIOD_S + 1e-6
-    rounds = (position_s + wait_s - recording.frames[key].due_s) / recording.duration_s
-    assert rounds == pytest.approx(round(rounds), abs=1e-6)
+
+
+def test_cameras_begin_with_different_key_frames(recording: Recording) -> None:
+    thirds = {recording.start(phase / 9)[0] for phase in range(9)}
+    assert thirds == {0, GOP, 2 * GOP}
 
 
 def test_one_who_does_not_read_keeps_no_other_camera_from_playing(

@@ -251,6 +251,41 @@ def test_a_second_stop_cuts_a_drain_short():
     assert worker.join(5)
 
 
+class Sums:
+    """Gives how many items it was given at once."""
+
+    name = "sums"
+
+    def open(self) -> None:
+        pass
+
+    def process(self, items: Sequence[int]) -> Iterable[int]:
+        return (len(items),)
+
+    def flush(self) -> Iterable[int]:
+        return ()
+
+    close = open
+
+
+def test_what_comes_while_the_next_stage_is_busy_is_taken_together():
+    inbox: Channel[int] = Channel("in", 100)
+    counts: Channel[int] = Channel("counts", 1)
+    worker: Worker[int, int] = Worker(
+        Sums(), Inlet(inbox, 100), counts, lambda _: None, when_wanted=True
+    )
+    worker.start()
+    for number in range(7):  # nobody takes from ``counts`` yet
+        inbox.put(number)
+    assert counts.take(max_wait_s=10) == [7]
+    inbox.put(8)
+    assert counts.take(max_wait_s=10) == [1]
+    inbox.close()
+    counts.close()  # as a next stage that failed would
+    assert worker.join(10)
+    assert worker.error is None
+
+
 class Frames:
     """Stands for the capture: counts the slots that came back."""
 
@@ -323,9 +358,10 @@ class Taker:
     fates=st.lists(st.sampled_from(["answer", "answer", "die", "raise"]), max_size=8),
     fails_at=st.none() | st.integers(0, 8),
     restarts=st.integers(1, 4),
+    when_wanted=st.booleans(),
 )
 def test_every_frame_and_window_is_booked_once_whatever_fails(
-    counts: list[int], fates: list[str], fails_at: int | None, restarts: int
+    counts: list[int], fates: list[str], fails_at: int | None, restarts: int, when_wanted: bool
 ):
     ledger, frames = Ledger(), Frames()
     accounting = Accounting(frames, ledger)  # type: ignore[arg-type]
@@ -333,8 +369,9 @@ def test_every_frame_and_window_is_booked_once_whatever_fails(
     batches, captions = Channel("batches", 1), Channel("captions", 2)
     lanes = {f"c{n}": LaneRules(2.0, None) for n in range(len(counts))}
     captioner = CaptionerStage(Child(fates), frames, ledger, RestartBudget(restarts, 60.0))  # type: ignore[arg-type]
+    batcher = Batcher(lanes, frames.release, ledger)
     workers = [
-        Worker(Batcher(lanes, frames.release, ledger), Inlet(inbox, 4), batches, lambda _: None),
+        Worker(batcher, Inlet(inbox, 4), batches, lambda _: None, when_wanted=when_wanted),
         Worker(captioner, Inlet(batches), captions, lambda _: None),
         Worker(Taker(frames, fails_at), Inlet(captions), None, lambda _: None),
     ]
