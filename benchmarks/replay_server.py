@@ -4,7 +4,7 @@ Serves H.264 files as live RTSP cameras (RFC 2326) with RTP over the same TCP co
 packetization mode 1), each file again and again. All RTP packets are made before the first client
 comes; a frame is then one copy, its sequence numbers and timestamps written in, and one send. Every
 client is a camera of its own: it begins with another key frame than the one before, and not at once
-but after a wait of up to the time from one key frame to the next, two seconds at most. So the
+but after a wait of up to the time from one key frame to the next, 3.5 seconds at most. So the
 cameras' key frames do not come all together.
 
 A real camera's server is the camera. What this one costs is small, but not nothing, and is told
@@ -37,7 +37,7 @@ _PAYLOAD_BYTES = 1400
 _FRAGMENT = 28  # FU-A
 _GOLDEN = 0.6180339887  # multiples of it, modulo one, are spread evenly however many there are
 _MOST_WAITING_BYTES = 1 << 20
-_LONGEST_WAIT_S = 2.0  # a program waits no longer than some seconds for a first picture
+_LONGEST_WAIT_S = 3.5  # a program waits five seconds for a first picture, unless told otherwise
 _PRIORITY = -10
 _SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=replay\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\n"
