@@ -55,7 +55,7 @@ class CaptureConfig(Strict):
     read_timeout_s: PositiveFloat = 5.0
     stale_after_s: PositiveFloat = 5.0
     max_frame_age_s: PositiveFloat = 2.0
-    queue_frames: PositiveInt = 2
+    queue_frames: PositiveInt = 3
     overflow: Overflow | None = None
     """``wait``, ``drop_oldest`` or ``drop_newest``; unset, files wait and live drops oldest."""
     key_frames_only: bool = False

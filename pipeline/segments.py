@@ -11,7 +11,7 @@ from pipeline.slots import SharedMemoryFull
 
 __all__ = ["Segments", "live_slots"]
 
-_IN_FLIGHT_SLOTS = 4
+_IN_FLIGHT_SLOTS = 3
 # Slots that recordings share, and the least for each: one batch is in the captioner while the next
 # fills, and the fewer frames in a batch, the more a caption costs.
 _RECORDING_SLOTS = 48
