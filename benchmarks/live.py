@@ -20,8 +20,8 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from benchmarks.processes import cpu_s_by_kind
 from benchmarks.real_frames import clip
 from benchmarks.replay_server import Serving, serving
 
-__all__ = ["Load", "main", "tree_cpu_s", "watch_cameras"]
+__all__ = ["Load", "Watching", "main", "still", "tree_cpu_s", "watch_cameras", "watching"]
 
 _ROOT = Path(__file__).parent.parent
 _CLIP = "bigbuckbunny.mp4"
@@ -97,19 +97,43 @@ def free_port() -> int:
     return port
 
 
-def watch_cameras(
-    server: Serving,
-    file: Path,
-    cameras: int,
-    seconds: float,
-    settings: Mapping[str, object] | None = None,
-) -> Load:
-    """Watch so many cameras of one file; measure once each has had its first caption.
+@dataclass(frozen=True)
+class Watching:
+    """The program at work on some cameras."""
+
+    process: subprocess.Popen[str]
+    port: int
+    """Of its metrics."""
+    captions: Counter[str]
+    """How many each camera has had."""
+
+    def wait_for_captions(self, cameras: int) -> None:
+        """Wait until so many cameras have had one.
+
+        Raises:
+            RuntimeError: The program ended, or they had none in time.
+
+        """
+        deadline_s = time.monotonic() + _START_S
+        while len(self.captions) < cameras:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the program left with {self.process.returncode}")
+            if time.monotonic() > deadline_s:
+                had = f"{len(self.captions)} of {cameras} cameras"
+                raise RuntimeError(f"{had} captioned in {_START_S:g} s")
+            time.sleep(0.2)
+
+
+@contextmanager
+def watching(
+    server: Serving, file: Path, cameras: int, settings: Mapping[str, object] | None = None
+) -> Iterator[Watching]:
+    """Run the program on so many cameras of one file.
 
     ``settings`` are parts of the configuration.
 
     Raises:
-        RuntimeError: The program ended, or a camera had no caption in time; with what it said.
+        RuntimeError: As raised within, with what the program said.
 
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -133,17 +157,34 @@ def watch_cameras(
         reader = threading.Thread(target=_count, args=(process, captions), daemon=True)
         reader.start()
         try:
-            return _measure(process, server.pid, port, captions, cameras, seconds)
+            yield Watching(process, port, captions)
         except RuntimeError as error:
             raise RuntimeError(f"{error}: {said.read_text()[-2000:]}") from None
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)  # SIGINT is ignored by what runs in the background
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
             reader.join()
+
+
+def watch_cameras(
+    server: Serving,
+    file: Path,
+    cameras: int,
+    seconds: float,
+    settings: Mapping[str, object] | None = None,
+) -> Load:
+    """Watch so many cameras of one file; measure once each has had its first caption.
+
+    Raises:
+        RuntimeError: The program ended, or a camera had no caption in time; with what it said.
+
+    """
+    with watching(server, file, cameras, settings) as program:
+        return _measure(program, server.pid, cameras, seconds)
 
 
 def _count(process: subprocess.Popen[str], captions: Counter[str]) -> None:
@@ -154,22 +195,10 @@ def _count(process: subprocess.Popen[str], captions: Counter[str]) -> None:
             captions[line.split('"camera": "', 1)[1].split('"', 1)[0]] += 1
 
 
-def _measure(
-    process: subprocess.Popen[str],
-    server: int,
-    port: int,
-    captions: Counter[str],
-    cameras: int,
-    seconds: float,
-) -> Load:
+def _measure(program: Watching, server: int, cameras: int, seconds: float) -> Load:
+    process, port, captions = program.process, program.port, program.captions
     start_s = time.monotonic()
-    deadline_s = start_s + _START_S
-    while len(captions) < cameras:
-        if process.poll() is not None:
-            raise RuntimeError(f"the program left with {process.returncode}")
-        if time.monotonic() > deadline_s:
-            raise RuntimeError(f"{len(captions)} of {cameras} cameras captioned in {_START_S:g} s")
-        time.sleep(0.2)
+    program.wait_for_captions(cameras)
     start_s = time.monotonic() - start_s
     time.sleep(_SETTLE_S)
     server_s = tree_cpu_s(server)
@@ -289,8 +318,9 @@ def main() -> None:
             load = watch_cameras(server, file, cameras, options.seconds, settings)
             loads.append(load)
             _tell(load)
-    found = {"clip": file.name, "loads": [asdict(load) for load in loads]}
-    write_json(options.json or Path(f"output/bench/{name}.json"), found)
+            # After each, as a machine may be too small for the next.
+            found = {"clip": file.name, "loads": [asdict(load) for load in loads]}
+            write_json(options.json or Path(f"output/bench/{name}.json"), found)
 
 
 def _tell(load: Load) -> None:
