@@ -1,6 +1,7 @@
-"""Cost curves as pictures: python -m benchmarks.curves. Beam 1..10, batch 1..256, side, cameras.
+"""Cost curves as one picture: python -m benchmarks.curves. Beam, batch, picture's side, cameras.
 
-Cameras are read from what `benchmarks.live` wrote, where it has.
+The least CPU time of some rounds at each value. Cameras are read from what `benchmarks.live` has
+written into the same folder, as a program takes half a minute to start for every point.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,33 @@ __all__ = ["main"]
 _BEAMS = (1, 2, 3, 5, 10)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SIDES = (160, 192, 224, 260, 320)
+_SCENES = {
+    "live.json": "every frame decoded",
+    "live-key-frames.json": "key frames alone",
+    "live-still.json": "a still scene, key frames alone",
+}
 Curve = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: what costs how many CPU milliseconds, along what."""
+
+    cost: str
+    along: str
+    curves: dict[str, Curve]
+    doubling: bool = False
+    """Whether the values are powers of two, to be shown at equal distances."""
 
 
 def measured(work: Callable[[int], Contender], values: Sequence[int], rounds: int) -> Curve:
     """Least CPU ms an item at each value."""
-    timings = interleave([work(value) for value in values], rounds)
-    return [(v, timings[work(v).name].least_ms) for v in values]
+    contenders = [work(value) for value in values]
+    timings = interleave(contenders, rounds)
+    return [(v, timings[one.name].least_ms) for v, one in zip(values, contenders, strict=True)]
 
 
-def curves(rounds: int, most: int | None = None) -> dict[str, Curve]:
+def model_panels(rounds: int, most: int | None = None) -> list[Panel]:
     """Measure every curve but cameras; at the first ``most`` values of each."""
     captioner = load_captioner("default", "cpu", "auto")
     frames = frames_of("bikes.mp4", 20, captioner.input_size, every=10)
@@ -53,37 +72,47 @@ def curves(rounds: int, most: int | None = None) -> dict[str, Curve]:
         pixels = torch.zeros((8, 3, side, side), dtype=torch.uint8).numpy()
         return Contender(f"side {side}", lambda: request([pixels]), 8)
 
-    return {
-        "caption, batch 16: beam size": measured(lambda beam: decode(16, beam), beams, rounds),
-        "caption, beam 3: batch size": measured(lambda batch: decode(batch, 3), batches, rounds),
-        "encode a frame, batch 8: side in pixels": measured(encode, sides, rounds),
-    }
-
-
-def cameras(file: Path) -> dict[str, Curve]:
-    """Read the curve over cameras from what `benchmarks.live` wrote."""
-    if not file.exists():
-        return {}
-    loads: list[dict[str, Any]] = json.loads(file.read_text())["loads"]
-    points = [
-        (x["cameras"], 1e3 * sum(x["cpu_s"].values()) / x["seconds"] / x["cameras"]) for x in loads
+    by_beam = measured(lambda beam: decode(16, beam), beams, rounds)
+    by_batch = measured(lambda batch: decode(batch, 3), batches, rounds)
+    by_side = measured(encode, sides, rounds)
+    return [
+        Panel("a caption", "beam size", {"batches of 16": by_beam}),
+        Panel("a caption", "captions in a batch", {"beam size 3": by_batch}, doubling=True),
+        Panel("to encode a frame", "side of the frame, pixels", {"batches of 8": by_side}),
     ]
-    return {"a camera a second: live cameras": points}
 
 
-def draw(curve: Curve, title: str, file: Path) -> None:
-    """Draw one curve."""
-    what, _, along = title.partition(": ")
+def camera_panels(folder: Path) -> list[Panel]:
+    """Read the curves over cameras from what `benchmarks.live` wrote; none where it has not."""
+    curves: dict[str, Curve] = {}
+    for name, scene in _SCENES.items():
+        if (folder / name).exists():
+            loads: list[dict[str, Any]] = json.loads((folder / name).read_text())["loads"]
+            curves[scene] = [
+                (x["cameras"], 1e3 * sum(x["cpu_s"].values()) / x["seconds"] / x["cameras"])
+                for x in loads
+            ]
+    return [Panel("a camera a second", "live cameras", curves, doubling=True)] if curves else []
+
+
+def draw(panels: Sequence[Panel], file: Path) -> None:
+    """Draw all panels, two in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*curve, strict=True), marker="o")
-    axes.set(xlabel=along, ylabel=f"CPU ms, {what}", ylim=(0, None))
-    if along.endswith("batch size"):
-        axes.set_xscale("log", base=2)
-    axes.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(9, 3.2 * rows), layout="constrained")
+    for number, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, 2, number)
+        for label, curve in panel.curves.items():
+            axes.plot(*zip(*curve, strict=True), marker="o", label=label)
+        if panel.doubling:
+            axes.set_xscale("log", base=2)
+        values = sorted({value for curve in panel.curves.values() for value, _ in curve})
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set(xlabel=panel.along, ylabel=f"CPU ms {panel.cost}", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(file, dpi=100)
 
 
 def main() -> None:
@@ -97,12 +126,13 @@ def main() -> None:
         raise SystemExit("install the bench extra: pip install -e .[bench]")
     print_environment()
     quick = (1, 2) if options.quick else (options.rounds, None)
-    found = {**curves(*quick), **cameras(options.output / "live.json")}
-    write_json(options.output / "curves.json", {"curves": found})
-    for title, curve in found.items():
-        name = title.partition(": ")[2].replace(" ", "-")
-        draw(curve, title, options.output / f"{name}.png")
-        print(title, [(x, round(y, 2)) for x, y in curve])
+    panels = [*model_panels(*quick), *camera_panels(options.output)]
+    for panel in panels:
+        for label, curve in panel.curves.items():
+            points = [(value, round(ms, 1)) for value, ms in curve]
+            print(f"CPU ms {panel.cost} by {panel.along}, {label}: {points}")
+    write_json(options.output / "curves.json", {"panels": [asdict(panel) for panel in panels]})
+    draw(panels, options.output / "curves.png")
 
 
 if __name__ == "__main__":
