@@ -106,7 +106,15 @@ class CameraConfig(Strict):
         return value
 
 
-Runtime = Literal["auto", "eager", "openvino", "openvino-bf16", "cuda-graph"]
+Runtime = Literal[
+    "auto",
+    "eager",
+    "openvino",
+    "openvino-bf16",
+    "openvino-int8",
+    "openvino-bf16-int8",
+    "cuda-graph",
+]
 """Those of ``models.runtimes``, told here so that a check needs no model."""
 
 

@@ -25,7 +25,7 @@ from models.captioner import Captioner
 from models.runtimes import RUNTIMES, use_runtime
 from models.runtimes.cuda_graph import CudaGraphEngine
 from models.runtimes.engine import EagerEngine, Engine, RuntimeUnavailable
-from models.runtimes.openvino import Graph, OpenVinoEngine
+from models.runtimes.openvino import Graph, OpenVinoEngine, step_graph
 from models.runtimes.replays import Replays
 from models.training.export import export
 
@@ -214,10 +214,58 @@ def test_half_precision_keeps_the_features_close():
     assert float(close.mean()) > 0.9
 
 
+def test_weights_in_8_bits_keep_the_scores_close_and_leave_features_as_they_are(plain: Captioner):
+    exact = openvino_engine(plain)
+    rounded = OpenVinoEngine(plain.encoder, plain.decoder, SIDE, weights_in_8_bits=True)
+    assert rounded.name == "openvino-int8"
+    frames = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (5, 3, SIDE, SIDE), "u1"))
+    features = exact.encode(frames)
+    assert torch.equal(rounded.encode(frames), features)
+    with torch.inference_mode():
+        memory = plain.decoder.memory(features.unsqueeze(1), torch.ones(5, 1, dtype=torch.bool))
+        expected_state = found_state = plain.decoder.initial_state(memory)
+        steps = exact.stepper(memory), rounded.stepper(memory)
+        for word in (1, 4, 6, 7):
+            tokens = torch.full((5,), word)
+            expected, expected_state = steps[0](tokens, expected_state)
+            expected = expected.clone()
+            found, found_state = steps[1](tokens, found_state)
+            assert not torch.equal(found, expected)
+            assert float((found - expected).abs().max()) < 0.03 * float(expected.abs().max())
+
+
+def test_every_matrix_of_a_step_becomes_8_bits(plain: Captioner):
+    graph = step_graph(plain.decoder)
+    matrices = constants_by_type(graph, "f32")
+    assert matrices
+    graph.weights_to_8_bits()
+    assert constants_by_type(graph, "i8") == matrices
+    # What is left in float32 of two dimensions are the scales, a column each.
+    assert all(columns == 1 for _, columns in constants_by_type(graph, "f32"))
+
+
+def constants_by_type(graph: Graph, kind: str) -> list[tuple[int, ...]]:
+    """Shapes of the matrices among a graph's constants."""
+    constants = (op for op in graph.model.get_ops() if op.get_type_name() == "Constant")
+    shapes = [
+        tuple(op.get_output_shape(0))
+        for op in constants
+        if op.get_element_type() == getattr(openvino.Type, kind)
+    ]
+    return sorted(shape for shape in shapes if len(shape) == 2 and min(shape) > 0)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name.startswith("openvino")])
+def test_an_openvino_runtime_is_called_what_it_was_asked_for_as(name: str):
+    captioner = build_captioner()
+    use_runtime(captioner, name)
+    assert captioner.runtime == name
+
+
 def test_auto_falls_back_to_eager_and_says_so(
     plain: Captioner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    def missing(*_: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise RuntimeUnavailable("OpenVINO is not installed")
 
     monkeypatch.setattr("models.runtimes.OpenVinoEngine", missing)

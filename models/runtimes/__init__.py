@@ -1,7 +1,8 @@
 """Runtimes: the same captions at different speeds, behind one interface.
 
 ``eager`` is plain PyTorch. ``openvino`` runs encoder and decoder step as OpenVINO graphs on the
-CPU; ``openvino-bf16`` lets the encoder compute in half precision (captions differ a little).
+CPU; ``openvino-bf16`` lets the encoder compute in half precision, ``openvino-int8`` keeps the
+decoder's weights in eight bits, and ``openvino-bf16-int8`` does both (captions differ a little).
 ``cuda-graph`` replays recorded CUDA graphs on a GPU.
 """
 
@@ -21,7 +22,10 @@ __all__ = ["RUNTIMES", "Engine", "RuntimeUnavailable", "use_runtime"]
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "eager", "openvino", "openvino-bf16", "cuda-graph")
+RUNTIMES = (
+    *("auto", "eager", "openvino", "openvino-bf16", "openvino-int8", "openvino-bf16-int8"),
+    "cuda-graph",
+)
 
 
 def use_runtime(captioner: Captioner, name: str) -> None:
@@ -56,5 +60,11 @@ def _build(captioner: Captioner, name: str) -> Engine:
         return CudaGraphEngine(encoder, decoder, device)
     if device.type != "cpu":
         raise RuntimeUnavailable(f"runtime {name!r} runs on the CPU, not on {device}")
-    precision = "bf16" if name.endswith("bf16") else "f32"
-    return OpenVinoEngine(encoder, decoder, captioner.input_size, precision)
+    _, *options = name.split("-")
+    return OpenVinoEngine(
+        encoder,
+        decoder,
+        captioner.input_size,
+        "bf16" if "bf16" in options else "f32",
+        weights_in_8_bits="int8" in options,
+    )

@@ -24,6 +24,7 @@ from models.runtimes.engine import RuntimeUnavailable, Stepper, select_clips
 
 try:
     import openvino
+    from openvino import opset13
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 except ImportError:  # there are platforms without a wheel
@@ -52,6 +53,20 @@ class Graph:
             node = port.get_node()
             node.set_element_type(_element_type(example))
             node.set_partial_shape(openvino.PartialShape(list(shape)))
+        self.model.validate_nodes_and_infer_types()
+
+    def weights_to_8_bits(self) -> None:
+        """Keep the weights of products and look-ups as eight-bit integers, each row with its scale.
+
+        Symmetric and to the nearest, as checkpoints keep some (:mod:`models.checkpoint`); it needs
+        no data.
+        """
+        for node in self.model.get_ordered_ops():
+            if node.get_type_name() in ("MatMul", "Gather"):
+                for port in node.inputs():
+                    source = port.get_source_output().get_node()
+                    if source.get_type_name() == "Constant" and _is_matrix(source):
+                        port.replace_source_output(_in_8_bits(source.data).output(0))
         self.model.validate_nodes_and_infer_types()
 
     def compile(self, precision: str, threads: int) -> Runner:
@@ -101,24 +116,41 @@ class Runner:
 class OpenVinoEngine:
     """Encoder and decoder step on the CPU, through OpenVINO; as many threads as torch has.
 
+    Args:
+        encoder: On the CPU, in evaluation mode.
+        decoder: The same.
+        input_size: Side in pixels of the square that is encoded.
+        precision: Of the encoder: ``f32`` or ``bf16``.
+        weights_in_8_bits: Let the decoder's step keep its weights in eight bits.
+
     Raises:
         RuntimeUnavailable: OpenVINO is not installed, or cannot run one of the modules.
 
     """
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, input_size: int, precision: str = "f32"
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        input_size: int,
+        precision: str = "f32",
+        *,
+        weights_in_8_bits: bool = False,
     ) -> None:
         if openvino is None:
             raise RuntimeUnavailable(
                 "OpenVINO is not installed; `pip install openvino`, or use --runtime eager"
             )
-        self.name = "openvino" if precision == "f32" else f"openvino-{precision}"
+        half = "-bf16" if precision == "bf16" else ""
+        self.name = f"openvino{half}{'-int8' if weights_in_8_bits else ''}"
         threads = torch.get_num_threads()
         try:
             self._encoding = encoder_graph(encoder, input_size).compile(precision, threads)
+            step = step_graph(decoder)
+            if weights_in_8_bits:
+                step.weights_to_8_bits()
             # Scores stay in float32: half precision there saves little and reorders beams.
-            self._stepping = step_graph(decoder).compile("f32", threads)
+            self._stepping = step.compile("f32", threads)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise RuntimeUnavailable(
@@ -195,6 +227,17 @@ class _Step(nn.Module):
         memory = Memory(*parts[len(DecoderState._fields) :])
         logits, new_state = self.decoder.step(tokens, state, memory)
         return logits, *new_state
+
+
+def _is_matrix(constant: Any) -> bool:
+    return bool(constant.get_element_type() == openvino.Type.f32 and constant.data.ndim == 2)
+
+
+def _in_8_bits(weights: NDArray[np.float32]) -> Any:
+    """Return the node that turns (rows, columns) eight-bit weights back into float32."""
+    scale = np.maximum(np.abs(weights).max(1, keepdims=True) / 127, np.float32(1e-12))
+    rounded = np.rint(weights / scale).astype(np.int8)
+    return opset13.multiply(opset13.convert(rounded, np.float32), scale)
 
 
 def _free_shape(example: Tensor) -> list[int]:

@@ -44,7 +44,7 @@ def run(  # noqa: PLR0913 - one parameter an option, as the command-line library
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="auto, eager, openvino, openvino-bf16 or cuda-graph.")
+        str | None, typer.Option(help="auto, eager, openvino[-bf16][-int8] or cuda-graph.")
     ] = None,
     analysis_fps: Annotated[float | None, typer.Option(help="Frames looked at a second (2.5).")] = (
         None
