@@ -24,6 +24,7 @@ from models.frame_looks import FrameLooks, pad_frames
 from models.fusion import Memory
 from models.grounding import Grounding, Thresholds
 from models.hazard_words import HAZARD_WORDS
+from models.people_words import PEOPLE, PEOPLE_CONCEPTS
 from models.preference import CaptionChooser
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
@@ -211,11 +212,17 @@ class Captioner(nn.Module):
         ]
 
     def _hazards(self, windows: Prepared) -> dict[str, list[float]]:
-        """Probability in each window of each hazard that captions are held against."""
-        known = [hazard for hazard in self.grounding.thresholds if hazard in self.concept_words]
-        columns = [self.concept_words.index(hazard) for hazard in known]
-        rows: list[list[float]] = windows.memory.concepts[:, columns].T.tolist()
-        return dict(zip(known, rows, strict=True))
+        """Probability in each window of each hazard that captions are held against.
+
+        And of people, that of the likeliest concept of them.
+        """
+        found: dict[str, list[float]] = {}
+        for kind in self.grounding.thresholds:
+            seen_as = PEOPLE_CONCEPTS if kind == PEOPLE else {kind}
+            columns = [i for i, word in enumerate(self.concept_words) if word in seen_as]
+            if columns:
+                found[kind] = windows.memory.concepts[:, columns].amax(1).tolist()
+        return found
 
     def _borne_out(self, found: Hypothesis, hazards: Mapping[str, float]) -> Hypothesis:
         """A hazard's word is as probable as its evidence, where language alone is less sure."""
@@ -224,7 +231,7 @@ class Captioner(nn.Module):
                 word,
                 probability=max(
                     word.probability,
-                    *(p for h, p in hazards.items() if word.text in HAZARD_WORDS[h]),
+                    *(p for h, p in hazards.items() if word.text in HAZARD_WORDS.get(h, ())),
                     0.0,
                 ),
             )

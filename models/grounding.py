@@ -1,10 +1,13 @@
 """Grounding: a caption names a hazard when, and only when, the hazard evidence bears it out.
 
+And it names no people where the visual concepts see none.
+
 A decoder learns from language how often a word is due; the read-out learns from pictures. Where
 they disagree about a hazard, the search is asked again: without the hazard's words where the
 evidence is weak and the caption loud, with them forced where it is strong and the caption silent.
 A forced word has to fit: where it makes the caption much less likely, the caption stays silent.
-The thresholds lie in the checkpoint (docs/adr/0033-hazard-words.md).
+The thresholds lie in the checkpoint (docs/adr/0033-hazard-words.md,
+docs/adr/0036-no-people-where-none-are-seen.md).
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from dataclasses import dataclass, replace
 
 from models.decoding import Decoding, Prepared
 from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
+from models.people_words import PEOPLE, PEOPLE_WORDS, names_people
 from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
-__all__ = ["Grounding", "Thresholds"]
+__all__ = ["Grounding", "Thresholds", "people_thresholds"]
 
 _SAID_AS = {
     "fire": ("fire", "burning", "burns", "flames"),
@@ -47,6 +51,11 @@ class Thresholds:
     cost: float | None = None
 
 
+def people_thresholds(deny: float) -> dict[str, Thresholds]:
+    """Return thresholds by which people are never forced, and not said below a probability."""
+    return {PEOPLE: Thresholds(deny, say=1.0)}
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """Hazards that a caption must name, and those that it must not."""
@@ -57,7 +66,7 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class Grounding:
-    """Thresholds by hazard, and the words of a vocabulary that name each hazard."""
+    """Thresholds by hazard and of people, and the words of a vocabulary that name each."""
 
     thresholds: Mapping[str, Thresholds]
     vocabulary: Vocabulary
@@ -78,7 +87,7 @@ class Grounding:
         Args:
             windows: What was searched.
             found: The hypotheses of each window, best first.
-            probabilities: Of each hazard in each window.
+            probabilities: Of each hazard, and of people, in each window.
             search: Searches some of the windows with other options.
             decoding: The options that ``found`` was searched with.
 
@@ -155,13 +164,15 @@ class Grounding:
     def _fits(self, path: Hypothesis, verdict: _Verdict) -> bool:
         caption = self.vocabulary.decode(path.tokens)
         return all(suggests_hazard(caption, hazard) for hazard in verdict.said) and not any(
-            names_hazard(caption, hazard) for hazard in verdict.denied
+            names_people(caption) if kind == PEOPLE else names_hazard(caption, kind)
+            for kind in verdict.denied
         )
 
     def _options(self, decoding: Decoding, verdict: _Verdict) -> Decoding:
         forced = tuple(self._words(hazard) for hazard in verdict.said)
         wanted = {word for words in forced for word in words}
-        unwanted = {word for hazard in verdict.denied for word in HAZARD_WORDS[hazard]} - wanted
+        words = {**HAZARD_WORDS, PEOPLE: PEOPLE_WORDS}
+        unwanted = {word for kind in verdict.denied for word in words[kind]} - wanted
         return replace(
             decoding,
             forced_words=forced,

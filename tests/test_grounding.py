@@ -12,8 +12,9 @@ from models.captioner import Captioner
 from models.decoders import Decoder, DecoderConfig
 from models.decoding import Decoding
 from models.encoders import build_encoder
-from models.grounding import Thresholds
+from models.grounding import Grounding, Thresholds, people_thresholds
 from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
+from models.people_words import PEOPLE, names_people
 from models.preference import BY_SCORE
 from models.vocabulary import Vocabulary
 
@@ -174,3 +175,36 @@ def test_a_thing_that_nobody_holds_suggests_nothing(caption: str):
 def test_what_is_named_is_suggested():
     for hazard, words in HAZARD_WORDS.items():
         assert all(suggests_hazard(f"a {word} there", hazard) for word in words)
+
+
+def test_nobody_is_named_where_no_concept_sees_people():
+    clips = pictures(4)
+    assert any(names_people(h.text) for h in captioner({}, loud="man").caption(clips))
+    unseen = captioner({}, loud="man")
+    unseen.concept_words = ("fire", "man")
+    for deny, named in ((1.0, False), (0.0, True)):
+        unseen.grounding = Grounding(people_thresholds(deny), unseen.vocabulary)
+        told = unseen.caption(clips)
+        assert any(names_people(h.text) for h in told) is named
+        assert [one.text for one in told] == [unseen.caption([clip])[0].text for clip in clips]
+
+
+def test_people_are_judged_by_the_likeliest_concept_of_them():
+    made = captioner(people_thresholds(0.5))
+    made.concept_words = ("man", "woman")
+    clips = pictures(5)
+    likeliest = made.detect(clips, ("man", "woman")).max(1)
+    assert made._hazards(made.prepare(made.windows(clips))) == {
+        PEOPLE: pytest.approx(likeliest.tolist())
+    }
+
+
+def test_a_captioner_without_concepts_of_people_names_them_as_before():
+    clips = pictures(4)
+    plain = captioner({}, loud="man").caption(clips)
+    assert captioner(people_thresholds(1.0), loud="man").caption(clips) == plain
+
+
+def test_dogs_in_groups_are_no_people():
+    assert names_people("a woman and her dog") and names_people("two skiers on a slope")
+    assert not names_people("a group of dogs runs and one has a ball in his mouth")

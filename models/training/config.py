@@ -85,6 +85,8 @@ class TrainingConfig:
     hazard_cost: float | None = None
     """Nats of a caption's score that a hazard word may cost where evidence alone asks for it;
     None: any."""
+    people_deny: float = 0.1
+    """Captions name nobody where the likeliest concept of people is below it."""
     readout_company: int = 1500
     """How many pictures without labelled hazards the read-out is fitted on beside the others."""
     repeats: Mapping[str, int] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from models.checkpoint import save_checkpoint
 from models.concepts import HazardReadout
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder, load_imagenet_weights
-from models.grounding import Thresholds
+from models.grounding import Thresholds, people_thresholds
 from models.training.concepts import (
     HAZARD_CONCEPTS,
     ConceptLabels,
@@ -187,13 +187,14 @@ class Trainer:
 
     def _thresholds(self) -> dict[str, Thresholds]:
         config = self.config
-        return choose_thresholds(
+        chosen = choose_thresholds(
             self.train,
             self.out_of_fold,
             config.false_hazards,
             config.missed_hazards,
             config.hazard_cost,
         )
+        return {**chosen, **people_thresholds(config.people_deny)}
 
     def _phase(self) -> Phase:
         return self._stretch().phase
