@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from typing import Any
 from benchmarks.alert_scores import score, started_of, table
 from benchmarks.program import watch
 from benchmarks.timelines import Timeline, plan, unpack, write
+from models.training.sources import data_root
 from pipeline.alerts import encode_alert
 from pipeline.rules import load_rules, read_captions, replay
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, help="a kept folder, to score with other rules")
     parser.add_argument("--json", type=Path, help="write the whole report here")
     options = parser.parse_args()
-    data = Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
+    data = data_root()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.captions or options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

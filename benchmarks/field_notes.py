@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import textwrap
@@ -30,6 +29,7 @@ import numpy as np
 
 from benchmarks.program import watch
 from benchmarks.timelines import unpack
+from models.training.sources import data_root
 from pipeline.outputs.thumbnails import frames
 
 SHORT_S = 10.0
@@ -155,9 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Watch, print the table, draw the sheets."""
     parser = argparse.ArgumentParser(description="Captions of real footage beside its pictures.")
     parser.add_argument("videos", nargs="*", type=Path)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
-    )
+    parser.add_argument("--data", type=Path, default=data_root())
     parser.add_argument("--split", choices=("val", "train"), default="val")
     parser.add_argument("--model", help="name or path of a checkpoint")
     parser.add_argument("--cameras", type=int, default=8, help="videos watched at once")

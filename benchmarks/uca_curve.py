@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.uca_rules import HAZARDS, SERVES, split_of
+from models.training.sources import data_root
 from pipeline.rules import load_rules
 from pipeline.rules.lexicon import Lexicon, shipped_lexicon
 from pipeline.rules.matcher import TextMatcher
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--rules", default="configs/rules.yaml")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    path = Path(os.environ.get("WATCHWORD_DATA", "../shared/data")) / "uca_text/captions.jsonl"
+    path = data_root() / "uca_text/captions.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     by_rule, tags = matchers(options.rules)
     splits: dict[str, list[Described]] = {"tune": [], "final": []}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from models.training.sources import data_root
 from pipeline.messages import Alert, AlertState, Caption, FrameStamp
 from pipeline.rules import RuleSet, load_rules, replay
 
@@ -123,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.misses and options.split == "final":
         parser.error("the final split is for figures only; look at misses in the tune split")
-    data = Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
+    data = data_root()
     rules = load_rules(options.rules)
     videos = load_videos(data / "uca_text" / "captions.jsonl", options.split, rules)
     if options.misses:

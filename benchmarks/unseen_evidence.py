@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
@@ -43,7 +42,7 @@ from models.concepts import HazardReadout
 from models.training.concepts import HAZARD_CONCEPTS
 from models.training.readout import fit_without_folds, fold_of, readout_samples
 from models.training.refit import look_at
-from models.training.sources import read_samples
+from models.training.sources import data_root, read_samples
 from models.transforms import to_square
 from pipeline.batcher import WindowSchedule
 from pipeline.config import CaptureConfig
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--at-most", type=int, default=16, help="timelines of each kind")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    data = Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
+    data = data_root()
     captioner = load_captioner(options.model)
     readouts = unseen_readouts(captioner, data, options.seed)
     options.folder.mkdir(parents=True, exist_ok=True)

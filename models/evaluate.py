@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -47,7 +46,7 @@ from models.preference import BY_SCORE
 from models.registry import load_captioner
 from models.training.corruptions import CORRUPTIONS
 from models.training.features import open_cache
-from models.training.sources import Sample
+from models.training.sources import Sample, data_root
 
 __all__ = ["Observation", "evaluate", "main", "observe"]
 
@@ -192,8 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runtime", default="auto")
-    default_root = os.environ.get("WATCHWORD_DATA", "../shared/data")
-    parser.add_argument("--data-root", type=Path, default=Path(default_root))
+    parser.add_argument("--data-root", type=Path, default=data_root())
     parser.add_argument("--captions", type=Path, help="write the captions here, one JSON a line")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser.parse_args()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,7 +24,7 @@ from models.training.live_views import LiveMaps
 from models.training.loop import Trainer
 from models.training.parallel import Processes, join_processes
 from models.training.readout import leave_out
-from models.training.sources import DataError, Sample, read_samples
+from models.training.sources import DataError, Sample, data_root, read_samples
 
 _COMMANDS = {
     "export": export.main,
@@ -43,9 +42,8 @@ def main() -> None:
         epilog=f"Also: python -m models.training {{{','.join(_COMMANDS)}}} --help",
     )
     parser.add_argument("--config", type=Path, required=True, help="a file of configs/train")
-    default_data = os.environ.get("WATCHWORD_DATA", "../shared/data")
     parser.add_argument(
-        "--data", type=Path, default=Path(default_data), help="folder of data sets (%(default)s)"
+        "--data", type=Path, default=data_root(), help="folder of data sets (%(default)s)"
     )
     parser.add_argument(
         "--cache",

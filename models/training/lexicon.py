@@ -7,14 +7,13 @@ thing. Captions are then chosen by agreement with the concepts (:mod:`models.pre
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from models.checkpoint import CheckpointError, save_lexicon
 from models.registry import checkpoint_folder, load_captioner
 from models.training.concepts import concept_lexicon
-from models.training.sources import DataError, read_samples
+from models.training.sources import DataError, data_root, read_samples
 
 __all__ = ["main"]
 
@@ -23,8 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line, count in the training pictures' captions, and write."""
     parser = argparse.ArgumentParser(prog="python -m models.training lexicon")
     parser.add_argument("--checkpoint", default="default", help="a shipped name or a folder")
-    default_data = os.environ.get("WATCHWORD_DATA", "../shared/data")
-    parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
+    parser.add_argument("--data", type=Path, default=data_root(), help="data root")
     options = parser.parse_args(arguments)
     try:
         captioner = load_captioner(options.checkpoint, device="cpu", runtime="eager")

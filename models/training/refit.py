@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from models.training.readout import (
     fit_table,
     readout_samples,
 )
-from models.training.sources import DataError, Sample, read_pictures, read_samples
+from models.training.sources import DataError, Sample, data_root, read_pictures, read_samples
 from models.transforms import to_square
 
 __all__ = ["begin_evidence_anew", "look_at", "main", "refit"]
@@ -140,8 +139,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse the command line and fit."""
     parser = argparse.ArgumentParser(prog="python -m models.training readout")
     parser.add_argument("--model", default="default", help="a shipped name or a checkpoint folder")
-    default_data = os.environ.get("WATCHWORD_DATA", "../shared/data")
-    parser.add_argument("--data", type=Path, default=Path(default_data), help="data root")
+    parser.add_argument("--data", type=Path, default=data_root(), help="data root")
     parser.add_argument(
         "--config",
         type=Path,

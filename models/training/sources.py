@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tarfile
 import tempfile
 from collections.abc import Collection, Container, Iterator
@@ -29,11 +30,16 @@ from numpy.typing import NDArray
 
 from models.hazard_words import HAZARD_WORDS
 
-__all__ = ["DataError", "Sample", "read_folder", "read_pictures", "read_samples"]
+__all__ = ["DataError", "Sample", "data_root", "read_folder", "read_pictures", "read_samples"]
 
 _ADDED = Path(__file__).parent / "data"
 _SPLITS = ("train", "val", "test", "unused")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def data_root() -> Path:
+    """Where data sets are unless a command is told otherwise: ``WATCHWORD_DATA``."""
+    return Path(os.environ.get("WATCHWORD_DATA", "../shared/data"))
 
 
 class DataError(ValueError):
