@@ -33,6 +33,7 @@ _SAID_AS = {
     "person_down": ("lying", "lies"),
     "weapon": ("gun", "knife", "pistol", "rifle"),
 }
+_NAMED_BY = {**HAZARD_WORDS, PEOPLE: PEOPLE_WORDS}
 _AT_MOST = 2
 """So many hazards are forced into a caption; more make no sentence."""
 Search = Callable[[Prepared, Decoding], list[list[Hypothesis]]]
@@ -40,7 +41,7 @@ Search = Callable[[Prepared, Decoding], list[list[Hypothesis]]]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities of a hazard below which it is not to be said, and from which on it is.
+    """Probabilities of a hazard, or of people, below which it is not said, and from which on it is.
 
     ``cost`` is how much of a caption's score, log P over its length penalty in nats, naming the
     hazard may take; None: any.
@@ -58,7 +59,7 @@ def people_thresholds(deny: float) -> dict[str, Thresholds]:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Hazards that a caption must name, and those that it must not."""
+    """Hazards that a caption must name, and those, or people, that it must not."""
 
     said: tuple[str, ...]
     denied: tuple[str, ...]
@@ -171,8 +172,7 @@ class Grounding:
     def _options(self, decoding: Decoding, verdict: _Verdict) -> Decoding:
         forced = tuple(self._words(hazard) for hazard in verdict.said)
         wanted = {word for words in forced for word in words}
-        words = {**HAZARD_WORDS, PEOPLE: PEOPLE_WORDS}
-        unwanted = {word for kind in verdict.denied for word in words[kind]} - wanted
+        unwanted = {word for kind in verdict.denied for word in _NAMED_BY[kind]} - wanted
         return replace(
             decoding,
             forced_words=forced,
