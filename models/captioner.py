@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.concept_agreement import ConceptLexicon
+from models.concept_vocabulary import NO_CONCEPTS, ConceptVocabulary
 from models.concepts import concept_lemma
 from models.decoders import Decoder
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
@@ -22,7 +22,7 @@ from models.encoders import Encoder
 from models.explanations import grids_over_picture
 from models.frame_looks import FrameLooks, pad_frames
 from models.fusion import Memory
-from models.grounding import Grounding, Thresholds
+from models.grounding import Grounding
 from models.hazard_words import HAZARD_WORDS
 from models.people_words import PEOPLE, PEOPLE_CONCEPTS
 from models.preference import CaptionChooser
@@ -78,9 +78,6 @@ class Captioner(nn.Module):
 
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
-        grounding: Thresholds of hazard evidence that captions are held against.
-        concept_words: What :meth:`detect` knows, lemmas, in the order of the concept head.
-        concept_lexicon: What is said of each of them; None where the checkpoint does not tell.
         identity: Name and first 12 hex digits of the checkpoint's SHA-256.
 
     """
@@ -91,32 +88,37 @@ class Captioner(nn.Module):
         decoder: Decoder,
         vocabulary: Vocabulary,
         input_size: int,
-        concept_words: Sequence[str] = (),
-        thresholds: Mapping[str, Thresholds] | None = None,
-        concept_lexicon: ConceptLexicon | None = None,
+        concepts: ConceptVocabulary = NO_CONCEPTS,
     ) -> None:
         super().__init__()
-        if len(concept_words) != decoder.config.concept_count:
-            raise ValueError(
-                f"{len(concept_words)} concept words for a head of {decoder.config.concept_count}"
-            )
-        if concept_lexicon and len(concept_lexicon.words) != len(concept_words):
-            raise ValueError(
-                f"a lexicon of {len(concept_lexicon.words)} concepts for {len(concept_words)}"
-            )
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
         self.input_size = input_size
-        self.concept_words = tuple(concept_words)
-        self.concept_lexicon = concept_lexicon
-        self.grounding = Grounding(dict(thresholds or {}), vocabulary)
         self.identity = "untrained"
         self._engine: Engine = EagerEngine(encoder, decoder)
         self._looks = FrameLooks(decoder)
-        never = _forbidden_tokens(vocabulary)
-        chooser = CaptionChooser(concept_lexicon, vocabulary) if concept_lexicon else None
-        self._search = Searcher(decoder, vocabulary, self._stepper, never, chooser)
+        self.concepts = concepts
+
+    @property
+    def concepts(self) -> ConceptVocabulary:
+        """What it knows of its concepts; others of as many words may be set."""
+        return self._concepts
+
+    @concepts.setter
+    def concepts(self, known: ConceptVocabulary) -> None:
+        if len(known.words) != (count := self.decoder.config.concept_count):
+            raise ValueError(f"{len(known.words)} concept words for a head of {count}")
+        self._concepts = known
+        self._grounding = Grounding(known.thresholds, self.vocabulary)
+        chooser = CaptionChooser(known.lexicon, self.vocabulary) if known.lexicon else None
+        never = _forbidden_tokens(self.vocabulary)
+        self._search = Searcher(self.decoder, self.vocabulary, self._stepper, never, chooser)
+
+    @property
+    def concept_words(self) -> tuple[str, ...]:
+        """What :meth:`detect` knows, lemmas, in the order of the concept head."""
+        return self.concepts.words
 
     @property
     def runtime(self) -> str:
@@ -194,7 +196,7 @@ class Captioner(nn.Module):
         paths = self._search(ready, beam_size, max_words, decoding)
         hazards = self._hazards(ready) if decoding.grounded and decoding.plain else {}
         if hazards:
-            paths = self.grounding.ground(
+            paths = self._grounding.ground(
                 ready,
                 paths,
                 hazards,
@@ -217,7 +219,7 @@ class Captioner(nn.Module):
         And of people, that of the likeliest concept of them.
         """
         found: dict[str, list[float]] = {}
-        for kind in self.grounding.thresholds:
+        for kind in self.concepts.thresholds:
             seen_as = PEOPLE_CONCEPTS if kind == PEOPLE else {kind}
             columns = [i for i, word in enumerate(self.concept_words) if word in seen_as]
             if columns:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.captioner import Captioner
 from models.concept_agreement import ConceptLexicon
+from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import EncoderError, build_encoder
 from models.grounding import Thresholds
@@ -53,15 +54,15 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
         "evidence_after": branch.lower_stages if (branch := captioner.encoder.evidence) else None,
         "input_size": captioner.input_size,
         "decoder": asdict(captioner.decoder.config),
-        "thresholds": {h: asdict(t) for h, t in captioner.grounding.thresholds.items()},
+        "thresholds": {h: asdict(t) for h, t in captioner.concepts.thresholds.items()},
         "sha256": _sha256(folder / _TENSORS),
     }
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
-    if captioner.concept_words:
-        (folder / _CONCEPTS).write_text("\n".join(captioner.concept_words) + "\n")
-    if captioner.concept_lexicon:
-        save_lexicon(folder, captioner.concept_lexicon)
+    if captioner.concepts.words:
+        (folder / _CONCEPTS).write_text("\n".join(captioner.concepts.words) + "\n")
+    if captioner.concepts.lexicon:
+        save_lexicon(folder, captioner.concepts.lexicon)
 
 
 def save_lexicon(folder: Path, lexicon: ConceptLexicon) -> None:
@@ -83,15 +84,15 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         if (stages := config.get("evidence_after")) is not None:
             encoder.attach_evidence(int(stages))
         vocabulary = Vocabulary(_lines(folder / _VOCABULARY))
-        concepts = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
-        input_size = int(config["input_size"])
-        decoder = Decoder(decoder_config)
+        words = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
         given = config.get("thresholds", {})
-        thresholds = {hazard: Thresholds(**values) for hazard, values in given.items()}
-        lexicon = _read_lexicon(folder / _LEXICON)
-        captioner = Captioner(
-            encoder, decoder, vocabulary, input_size, concepts, thresholds, lexicon
+        concepts = ConceptVocabulary(
+            tuple(words),
+            _read_lexicon(folder / _LEXICON),
+            {hazard: Thresholds(**values) for hazard, values in given.items()},
         )
+        decoder = Decoder(decoder_config)
+        captioner = Captioner(encoder, decoder, vocabulary, int(config["input_size"]), concepts)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:

@@ -51,6 +51,11 @@ class Thresholds:
     say: float
     cost: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for thresholds that contradict each other."""
+        if not (0 <= self.deny <= self.say and (self.cost is None or self.cost >= 0)):
+            raise ValueError(f"thresholds with 0 <= deny <= say and cost >= 0, not {self}")
+
 
 def people_thresholds(deny: float) -> dict[str, Thresholds]:
     """Return thresholds by which people are never forced, and not said below a probability."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.captioner import Captioner
+from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import EncoderError, build_encoder, encoder_names, load_imagenet_weights
 from models.regions import spread_over_grid
@@ -47,7 +48,8 @@ def detector() -> Captioner:
     torch.manual_seed(2)
     encoder = build_encoder(REGIONS)
     config = DecoderConfig(len(WORDS), encoder.feature_size, 16, 24, 20, 12, concept_count=1)
-    return Captioner(encoder, Decoder(config), Vocabulary(WORDS), 96, ["man"]).eval()
+    known = ConceptVocabulary(("man",))
+    return Captioner(encoder, Decoder(config), Vocabulary(WORDS), 96, known).eval()
 
 
 def test_regions_are_features_with_boxes_and_the_whole_picture_among_them(

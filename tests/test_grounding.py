@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from models.captioner import Captioner
+from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.decoding import Decoding
 from models.encoders import build_encoder
-from models.grounding import Grounding, Thresholds, people_thresholds
+from models.grounding import Thresholds, people_thresholds
 from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
 from models.people_words import PEOPLE, names_people
 from models.preference import BY_SCORE
@@ -22,7 +24,11 @@ WORDS = ["<pad>", "<begin>", "<end>", "<unknown>"]
 WORDS += ["a", "man", "dog", "street", "fire", "burning", "fighting", "fight", "lying"]
 
 
-def captioner(thresholds: dict[str, Thresholds], loud: str = "") -> Captioner:
+def captioner(
+    thresholds: dict[str, Thresholds],
+    loud: str = "",
+    concepts: tuple[str, str] = ("fire", "fight"),
+) -> Captioner:
     """A captioner of random weights that says ``loud`` rather often, and hazards seldom."""
     torch.manual_seed(6)
     encoder = build_encoder("test_efficientnet")
@@ -34,8 +40,8 @@ def captioner(thresholds: dict[str, Thresholds], loud: str = "") -> Captioner:
         decoder.output.bias.data[WORDS.index(word)] -= 2.0
     if loud:
         decoder.output.bias.data[WORDS.index(loud)] += 6.0
-    made = Captioner(encoder, decoder, Vocabulary(WORDS), 64, ("fire", "fight"), thresholds)
-    return made.eval()
+    known = ConceptVocabulary(concepts, thresholds=thresholds)
+    return Captioner(encoder, decoder, Vocabulary(WORDS), 64, known).eval()
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -180,18 +186,16 @@ def test_what_is_named_is_suggested():
 def test_nobody_is_named_where_no_concept_sees_people():
     clips = pictures(4)
     assert any(names_people(h.text) for h in captioner({}, loud="man").caption(clips))
-    unseen = captioner({}, loud="man")
-    unseen.concept_words = ("fire", "man")
+    unseen = captioner({}, "man", ("fire", "man"))
     for deny, named in ((1.0, False), (0.0, True)):
-        unseen.grounding = Grounding(people_thresholds(deny), unseen.vocabulary)
+        unseen.concepts = replace(unseen.concepts, thresholds=people_thresholds(deny))
         told = unseen.caption(clips)
         assert any(names_people(h.text) for h in told) is named
         assert [one.text for one in told] == [unseen.caption([clip])[0].text for clip in clips]
 
 
 def test_people_are_judged_by_the_likeliest_concept_of_them():
-    made = captioner(people_thresholds(0.5))
-    made.concept_words = ("man", "woman")
+    made = captioner(people_thresholds(0.5), concepts=("man", "woman"))
     clips = pictures(5)
     likeliest = made.detect(clips, ("man", "woman")).max(1)
     assert made._hazards(made.prepare(made.windows(clips))) == {

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from tiny_captioner import tiny_captioner
 from models import CheckpointError, Hypothesis, load_captioner
 from models.captioner import Captioner, pad_windows
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.concept_agreement import ConceptLexicon
+from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import EncoderError, build_encoder, encoder_names
 from models.fusion import Memory
+from models.grounding import Thresholds
 from models.registry import checkpoint_names
 from models.transforms import to_square
 from models.vocabulary import BEGIN, END, UNKNOWN, Vocabulary, tokenize
@@ -368,6 +372,50 @@ def test_an_unknown_word_is_an_error_that_names_the_nearest(detector: Captioner)
 def test_a_model_without_concepts_says_so(captioner: Captioner):
     with pytest.raises(ValueError, match="it has no concept head"):
         captioner.detect(clips(1), ["fire"])
+
+
+@pytest.mark.parametrize(
+    ("words", "lexicon"),
+    [
+        (("fire", "fire"), None),
+        (("fire", "man"), ConceptLexicon((("fire",),), (0.5,))),
+    ],
+)
+def test_a_concept_vocabulary_that_contradicts_itself_is_refused(
+    words: tuple[str, ...], lexicon: ConceptLexicon | None
+):
+    with pytest.raises(ValueError, match="concept"):
+        ConceptVocabulary(words, lexicon)
+
+
+def test_a_concept_vocabulary_is_not_changed_from_outside(detector: Captioner):
+    thresholds = {"fire": Thresholds(0.1, 0.2)}
+    known = ConceptVocabulary(detector.concept_words, thresholds=thresholds)
+    thresholds["fire"] = Thresholds(0.3, 0.4)
+    assert known.thresholds == {"fire": Thresholds(0.1, 0.2)}
+    with pytest.raises(TypeError):
+        known.thresholds["fire"] = Thresholds(0.3, 0.4)  # type: ignore[index]
+
+
+def test_concepts_of_another_head_are_refused(detector: Captioner):
+    before = detector.concepts
+    with pytest.raises(ValueError, match="1 concept words for a head of"):
+        detector.concepts = ConceptVocabulary(("fire",))
+    assert detector.concepts is before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"deny": 0.6, "say": 0.5}, {"deny": 0, "say": 1, "cost": -1}, {"deny": "0.1", "say": 1}],
+)
+def test_thresholds_that_are_none_are_refused(
+    detector: Captioner, tmp_path: Path, values: dict[str, Any]
+):
+    save_checkpoint(tmp_path, detector)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"thresholds": {"fire": values}}))
+    with pytest.raises(CheckpointError, match=r"config\.json: not usable"):
+        load_checkpoint(tmp_path, "c", CPU)
 
 
 def test_concepts_survive_the_checkpoint(detector: Captioner, tmp_path: Path):

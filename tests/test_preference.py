@@ -18,6 +18,7 @@ from models import CheckpointError, Decoding
 from models.captioner import Captioner
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.concept_agreement import ConceptAgreement, ConceptLexicon
+from models.concept_vocabulary import ConceptVocabulary
 from models.preference import BY_SCORE, CaptionChooser, Preference
 from models.registry import load_captioner
 from models.search import Hypothesis
@@ -193,9 +194,8 @@ def clips() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def captioner() -> Captioner:
     bare = tiny_captioner(WORDS, 64, seed=12, concepts=CONCEPTS, attention="dot")
-    return Captioner(
-        bare.encoder, bare.decoder, VOCABULARY, 64, CONCEPTS, concept_lexicon=LEXICON
-    ).eval()
+    known = ConceptVocabulary(CONCEPTS, LEXICON)
+    return Captioner(bare.encoder, bare.decoder, VOCABULARY, 64, known).eval()
 
 
 AGREEMENT_ALONE = replace(BY_SCORE, agreement=1e6)
@@ -262,7 +262,8 @@ def test_the_choice_agrees_best(captioner: Captioner) -> None:
 def test_without_a_lexicon_and_without_preference_captions_are_the_search_s(
     captioner: Captioner,
 ) -> None:
-    bare = Captioner(captioner.encoder, captioner.decoder, VOCABULARY, 64, CONCEPTS).eval()
+    known = ConceptVocabulary(CONCEPTS)
+    bare = Captioner(captioner.encoder, captioner.decoder, VOCABULARY, 64, known).eval()
     assert bare.caption(clips(), 4) == captioner.caption(clips(), 4, decoding=PLAIN)
     for drawn in (Decoding(top_p=0.9), Decoding(consensus="hypotheses")):
         assert bare.caption(clips(), 4, decoding=drawn) == captioner.caption(
@@ -285,11 +286,11 @@ def test_the_lexicon_survives_the_checkpoint_and_may_be_missing(
 ) -> None:
     save_checkpoint(tmp_path, captioner)
     loaded = load_checkpoint(tmp_path, "c", torch.device("cpu"))
-    assert loaded.concept_lexicon == LEXICON
+    assert loaded.concepts.lexicon == LEXICON
     chosen = loaded.caption(clips(), 4)
     (tmp_path / "concept_lexicon.txt").unlink()
     without = load_checkpoint(tmp_path, "c", torch.device("cpu"))
-    assert without.concept_lexicon is None
+    assert without.concepts.lexicon is None
     assert without.caption(clips(), 4) == loaded.caption(clips(), 4, decoding=PLAIN)
     save_checkpoint(tmp_path, loaded)
     assert load_checkpoint(tmp_path, "c", torch.device("cpu")).caption(clips(), 4) == chosen
@@ -307,10 +308,10 @@ def test_a_lexicon_that_does_not_fit_is_named(
 
 def test_the_shipped_lexicon_fits_its_checkpoint() -> None:
     shipped = load_captioner("default", runtime="eager")
-    assert shipped.concept_lexicon is not None
-    words = [word for of in shipped.concept_lexicon.words for word in of]
+    assert shipped.concepts.lexicon is not None
+    words = [word for of in shipped.concepts.lexicon.words for word in of]
     assert all(word in shipped.vocabulary for word in words)
     rebuilt = concept_lexicon([], shipped.concept_words, shipped.vocabulary)
-    assert shipped.concept_lexicon.words == rebuilt.words
-    named = sum(bool(of) for of in shipped.concept_lexicon.words)
+    assert shipped.concepts.lexicon.words == rebuilt.words
+    named = sum(bool(of) for of in shipped.concepts.lexicon.words)
     assert named > 0.95 * len(shipped.concept_words)

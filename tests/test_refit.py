@@ -84,7 +84,7 @@ def test_a_refit_tells_new_scenes_and_leaves_captions_alone(
     pictures = [picture(100 + n, burns=n % 2 == 1)[:, :, ::-1].copy() for n in range(10)]
     fire = served.detect(pictures, ["fire"])[:, 0]
     assert fire[1::2].min() > 0.5 > fire[::2].max()
-    assert served.grounding.thresholds["fire"].say < fire[1::2].min()
+    assert served.concepts.thresholds["fire"].say < fire[1::2].min()
     assert served.decoder.config.hazards_condition
     before, after = (load_file(folder / "model.safetensors") for folder in (old, new))
     assert before.keys() == after.keys()

@@ -185,8 +185,8 @@ def test_the_best_self_critical_epoch_is_kept(tmp_path: Path, monkeypatch: pytes
     one.run()
     assert kept == [0, 1, 2, 3, 4, 5]
     best = load_checkpoint(tmp_path / "run" / "best", "best", torch.device("cpu"))
-    assert best.concept_lexicon is not None
-    assert any(best.concept_lexicon.words)
+    assert best.concepts.lexicon is not None
+    assert any(best.concepts.lexicon.words)
 
 
 def test_validation_praises_the_captions_that_were_learned(

@@ -11,6 +11,7 @@ import torch
 
 from models import Decoding
 from models.captioner import Captioner
+from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import build_encoder
 from models.search import Hypothesis
@@ -46,7 +47,8 @@ def tiny_captioner(
     # A decoder fresh from its initialisation says the same of everything: make it take sides.
     for parameter in built.parameters():
         parameter.data.mul_(2.0)
-    return Captioner(encoder, built, Vocabulary(list(words)), side, concepts).eval()
+    known = ConceptVocabulary(tuple(concepts))
+    return Captioner(encoder, built, Vocabulary(list(words)), side, known).eval()
 
 
 def told_one_by_one(

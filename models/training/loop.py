@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from models.captioner import Captioner
 from models.checkpoint import save_checkpoint
+from models.concept_vocabulary import ConceptVocabulary
 from models.concepts import HazardReadout
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder, load_imagenet_weights
-from models.grounding import Thresholds, people_thresholds
+from models.grounding import people_thresholds
 from models.training.concepts import (
     HAZARD_CONCEPTS,
     ConceptLabels,
@@ -179,13 +180,11 @@ class Trainer:
                 averaged.decoder,
                 self.vocabulary,
                 self.config.input_size,
-                self.labels.words,
-                self._thresholds(),
-                concept_lexicon(self.train, self.labels.words, self.vocabulary),
+                self._concepts(),
             ),
         )
 
-    def _thresholds(self) -> dict[str, Thresholds]:
+    def _concepts(self) -> ConceptVocabulary:
         config = self.config
         chosen = choose_thresholds(
             self.train,
@@ -194,7 +193,11 @@ class Trainer:
             config.missed_hazards,
             config.hazard_cost,
         )
-        return {**chosen, **people_thresholds(config.people_deny)}
+        return ConceptVocabulary(
+            self.labels.words,
+            concept_lexicon(self.train, self.labels.words, self.vocabulary),
+            {**chosen, **people_thresholds(config.people_deny)},
+        )
 
     def _phase(self) -> Phase:
         return self._stretch().phase

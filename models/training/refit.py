@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from models.checkpoint import CheckpointError, save_checkpoint
 from models.concepts import HazardReadout
 from models.encoders import EncoderError, build_encoder, load_imagenet_weights
 from models.evaluation.evidence import EvidenceCase, score_evidence
-from models.grounding import Grounding, people_thresholds
+from models.grounding import people_thresholds
 from models.registry import load_captioner
 from models.training.concepts import HAZARD_CONCEPTS
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
@@ -102,7 +103,7 @@ def refit(captioner: Captioner, table: ReadoutTable, config: TrainingConfig) -> 
         config.hazard_cost,
     )
     thresholds |= people_thresholds(config.people_deny)
-    captioner.grounding = Grounding(thresholds, captioner.vocabulary)
+    captioner.concepts = replace(captioner.concepts, thresholds=thresholds)
     return out_of_fold
 
 
