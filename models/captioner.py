@@ -78,7 +78,7 @@ class Captioner(nn.Module):
 
     Attributes:
         input_size: Side in pixels of the square :meth:`encode` takes.
-        identity: Name and first 12 hex digits of the checkpoint's SHA-256.
+        identity: Id of the checkpoint (:func:`models.checkpoint_files.checkpoint_identity`).
 
     """
 

@@ -15,6 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.captioner import Captioner
+from models.checkpoint_files import (
+    CONCEPTS,
+    CONFIG,
+    LEXICON,
+    TENSORS,
+    VOCABULARY,
+    checkpoint_identity,
+)
 from models.concept_agreement import ConceptLexicon
 from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
@@ -24,8 +32,6 @@ from models.vocabulary import Vocabulary
 
 __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint", "save_lexicon"]
 
-_TENSORS, _CONFIG, _VOCABULARY = "model.safetensors", "config.json", "vocabulary.txt"
-_CONCEPTS, _LEXICON = "concepts.txt", "concept_lexicon.txt"
 _IN_8_BITS = ("encoder.evidence.", "decoder.words.")
 _SCALE = ".scale_of_8_bits"
 
@@ -47,7 +53,7 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
         else:
             kept = value.half() if value.is_floating_point() else value
             tensors[name] = kept.contiguous().cpu()
-    save_file(tensors, folder / _TENSORS)
+    save_file(tensors, folder / TENSORS)
     config = {
         "format": 2,
         "encoder": captioner.encoder.name,
@@ -55,19 +61,19 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
         "input_size": captioner.input_size,
         "decoder": asdict(captioner.decoder.config),
         "thresholds": {h: asdict(t) for h, t in captioner.concepts.thresholds.items()},
-        "sha256": _sha256(folder / _TENSORS),
+        "sha256": _sha256(folder / TENSORS),
     }
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / _VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / VOCABULARY).write_text("\n".join(captioner.vocabulary.words) + "\n")
     if captioner.concepts.words:
-        (folder / _CONCEPTS).write_text("\n".join(captioner.concepts.words) + "\n")
+        (folder / CONCEPTS).write_text("\n".join(captioner.concepts.words) + "\n")
     if captioner.concepts.lexicon:
         save_lexicon(folder, captioner.concepts.lexicon)
 
 
 def save_lexicon(folder: Path, lexicon: ConceptLexicon) -> None:
     """Write what is said of a checkpoint's concepts; a checkpoint without it does without."""
-    (folder / _LEXICON).write_text("\n".join(lexicon.lines()) + "\n", encoding="utf-8")
+    (folder / LEXICON).write_text("\n".join(lexicon.lines()) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
@@ -83,12 +89,12 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         encoder = build_encoder(config["encoder"])
         if (stages := config.get("evidence_after")) is not None:
             encoder.attach_evidence(int(stages))
-        vocabulary = Vocabulary(_lines(folder / _VOCABULARY))
-        words = _lines(folder / _CONCEPTS) if decoder_config.concept_count else []
+        vocabulary = Vocabulary(_lines(folder / VOCABULARY))
+        words = _lines(folder / CONCEPTS) if decoder_config.concept_count else []
         given = config.get("thresholds", {})
         concepts = ConceptVocabulary(
             tuple(words),
-            _read_lexicon(folder / _LEXICON),
+            _read_lexicon(folder / LEXICON),
             {hazard: Thresholds(**values) for hazard, values in given.items()},
         )
         decoder = Decoder(decoder_config)
@@ -96,9 +102,9 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:
-        raise CheckpointError(f"{folder / _CONFIG}: not usable: {error}") from None
-    _fill(captioner, folder / _TENSORS, str(config.get("sha256", "")))
-    captioner.identity = f"{name}-{str(config.get('sha256', ''))[:12]}"
+        raise CheckpointError(f"{folder / CONFIG}: not usable: {error}") from None
+    _fill(captioner, folder / TENSORS, str(config.get("sha256", "")))
+    captioner.identity = checkpoint_identity(folder, name)
     return captioner.eval().to(device)
 
 
@@ -117,13 +123,13 @@ def _lines(file: Path) -> list[str]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no checkpoint there ({_CONFIG} is missing)") from None
+        raise CheckpointError(f"{folder}: no checkpoint there ({CONFIG} is missing)") from None
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{folder / _CONFIG}: cannot be read: {error}") from None
+        raise CheckpointError(f"{folder / CONFIG}: cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") not in (1, 2):
-        raise CheckpointError(f"{folder / _CONFIG}: not a checkpoint of format 1 or 2")
+        raise CheckpointError(f"{folder / CONFIG}: not a checkpoint of format 1 or 2")
     return config
 
 

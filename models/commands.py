@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from models.audit import captions_in
+from models.checkpoint_files import CONFIG, TENSORS, checkpoint_identity
 from models.wording import count_forbidden
 
 __all__ = ["app"]
@@ -150,7 +151,7 @@ def _print_names(kind: Kind, found: list[dict[str, Any]], most: int) -> None:
 
 def _folder(name: str) -> Path:
     for folder in (_WEIGHTS / name, Path(name)):
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG).is_file():
             return folder
     known = ", ".join(sorted(path.parent.name for path in _WEIGHTS.glob("*/config.json")))
     raise ModelsError(f"no model {name!r}: give a folder with a config.json, or one of {known}")
@@ -158,14 +159,16 @@ def _folder(name: str) -> Path:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        config = json_codec.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json_codec.loads((folder / CONFIG).read_text(encoding="utf-8"))
         known = {key: config[key] for key in ("encoder", "input_size", "decoder", "sha256")}
-        size = (folder / "model.safetensors").stat().st_size
+        size = (folder / TENSORS).stat().st_size
+        identity = checkpoint_identity(folder, folder.name)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelsError(f"{folder / 'config.json'} is not a checkpoint's: {error}") from None
+        raise ModelsError(f"{folder / CONFIG} is not a checkpoint's: {error}") from None
     except OSError as error:
         raise ModelsError(f"{error.filename} cannot be read: {error.strerror}") from None
-    return {"name": folder.name, "folder": str(folder), **known, "bytes": size}
+    about = {"name": folder.name, "id": identity, "folder": str(folder)}
+    return {**about, **known, "bytes": size}
 
 
 def _flat(about: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -137,8 +137,8 @@ class Caption:
     ``log_probability`` is the sum over the words (and the end token) in nats. ``concepts``
     are the words that the rules ask the visual-concept detector about, where the model has one,
     and ``scores`` the rules' probe sentences: log P(sentence | window) - log P(sentence), in nats.
-    ``model`` names the checkpoint and the first 12 hex digits of its SHA-256. ``finished`` is False
-    for the best beginning of a caption that found no end.
+    ``model`` is the id of the checkpoint. ``finished`` is False for the best beginning of a caption
+    that found no end.
     """
 
     stamp: FrameStamp

@@ -49,6 +49,8 @@ def test_every_listed_checkpoint_has_a_card_and_a_configuration() -> None:
     names = [str(item["name"]) for item in lines_of("list", "--kind", "checkpoint")]
     assert "default" in names
     for name in names:
+        (about,) = lines_of("show", name)
+        assert str(about["id"]).startswith(f"{name}-{str(about['sha256'])[:12]}-")
         shown = CliRunner().invoke(run_stream.app, ["models", "show", name])
         assert shown.exit_code == 0
         assert "odel card" in shown.stdout and "decoder.hidden_size: " in shown.stdout

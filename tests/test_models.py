@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tiny_captioner import tiny_captioner
 from models import CheckpointError, Hypothesis, load_captioner
 from models.captioner import Captioner, pad_windows
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint_files import checkpoint_identity
 from models.concept_agreement import ConceptLexicon
 from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
@@ -192,8 +195,7 @@ def test_not_a_number_in_the_features_is_no_crash(captioner: Captioner):
 def test_a_checkpoint_comes_back_the_same(captioner: Captioner, tmp_path: Path):
     save_checkpoint(tmp_path, captioner)
     back = load_checkpoint(tmp_path, "tiny", CPU)
-    assert back.identity.startswith("tiny-")
-    assert len(back.identity) == len("tiny-") + 12
+    assert back.identity == checkpoint_identity(tmp_path, "tiny")
     assert back.vocabulary.words == captioner.vocabulary.words
     for name, value in captioner.state_dict().items():
         within = float(value.abs().max()) / 127 if name == "decoder.words.weight" else 2e-3
@@ -201,6 +203,53 @@ def test_a_checkpoint_comes_back_the_same(captioner: Captioner, tmp_path: Path):
     save_checkpoint(tmp_path / "again", back)
     twice = load_checkpoint(tmp_path / "again", "tiny", CPU)
     assert twice.caption(clips(2)) == back.caption(clips(2))
+
+
+def raised(thresholds: Mapping[str, Thresholds]) -> dict[str, Thresholds]:
+    return {**thresholds, "fire": Thresholds(0.0, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda known: replace(known, thresholds=raised(known.thresholds)),
+        lambda known: replace(known, lexicon=ConceptLexicon(known.lexicon.words, (0.4, 0.3))),
+        lambda known: replace(known, lexicon=None),
+        lambda known: replace(known, words=known.words[::-1]),
+    ],
+    ids=["thresholds", "lexicon", "no lexicon", "words"],
+)
+def test_what_changes_captions_changes_the_id_and_not_the_tensors_part(
+    tmp_path: Path, change: Callable[[ConceptVocabulary], ConceptVocabulary]
+):
+    made = tiny_captioner(WORDS, SIDE, seed=5, concepts=("fire", "man"), attention="dot")
+    lexicon = ConceptLexicon((("fire",), ("man",)), (0.3, 0.3))
+    made.concepts = replace(made.concepts, lexicon=lexicon)
+    save_checkpoint(tmp_path / "a", made)
+    made.concepts = change(made.concepts)
+    save_checkpoint(tmp_path / "b", made)
+    one, other = (load_checkpoint(tmp_path / name, "m", CPU).identity for name in "ab")
+    assert one != other
+    assert one.rpartition("-")[0] == other.rpartition("-")[0] == one[: len("m-") + 12]
+
+
+def test_other_words_and_other_tensors_change_the_id_and_layout_does_not(
+    captioner: Captioner, tmp_path: Path
+):
+    save_checkpoint(tmp_path, captioner)
+    before = checkpoint_identity(tmp_path, "m")
+    config, vocabulary = tmp_path / "config.json", tmp_path / "vocabulary.txt"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps(dict(reversed(content.items()))))
+    (tmp_path / "card.md").write_text("a card")
+    assert checkpoint_identity(tmp_path, "m") == before
+    config.write_text(json.dumps(content | {"sha256": "0" * 64}))
+    assert checkpoint_identity(tmp_path, "m") == f"m-{'0' * 12}-{before.rpartition('-')[2]}"
+    config.write_text(json.dumps(content | {"input_size": 96}))
+    assert checkpoint_identity(tmp_path, "m") != before
+    config.write_text(json.dumps(content))
+    vocabulary.write_text(vocabulary.read_text().replace("dog", "cat"))
+    assert checkpoint_identity(tmp_path, "m") != before
 
 
 def test_one_flipped_byte_is_found(captioner: Captioner, tmp_path: Path):
@@ -328,7 +377,7 @@ def test_the_shipped_checkpoint_is_small_and_has_a_card():
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 25_000_000
     card = (folder / "card.md").read_text()
     assert "research and evaluation" in card
-    assert json.loads((folder / "config.json").read_text())["sha256"][:12] in card
+    assert checkpoint_identity(folder, "default") in card
 
 
 def test_memory_is_not_repeated_over_beams(captioner: Captioner):

@@ -6,15 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from media import write_video
+from tiny_captioner import tiny_captioner
 
 from benchmarks.resume_kills import Command, run
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.grounding import Thresholds
+from pipeline.captioner_messages import Ready
+from pipeline.config import Config
 from pipeline.outputs import CameraSource, CameraSummary, OutputSet
-from pipeline.resume import DoneMark
+from pipeline.outputs.camera import camera_files
+from pipeline.resume import DoneMark, DoneMarks
+from pipeline.run_setup import read_setup
+from pipeline.store import Store
 
 TESTS = Path(__file__).parent
 
@@ -104,9 +115,35 @@ def printed(command: Command, output: Path, *options: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+BOOKS = CameraSummary("c", 10, 5, 1, 3, {"aborted": 1}, {}, 3, 2, {}, {"no_words": 1}, 1.5)
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.5])
+def test_another_threshold_of_the_model_is_another_model(tmp_path: Path, threshold: float):
+    made = tiny_captioner(
+        ("<pad>", "<begin>", "<end>", "<unknown>"), 64, seed=1, concepts=("fire",)
+    )
+    source = tmp_path / "gate.mp4"
+    source.write_bytes(b"\0film")
+    for file in camera_files(tmp_path, "gate", ["jsonl"]):
+        file.touch()
+    output = {"directory": str(tmp_path), "resume": True, "formats": ["jsonl"]}
+    setup = read_setup(Config(output=output), None, [str(source)], None)
+
+    def marks(store: Store, deny: float) -> DoneMarks:
+        thresholds = {"fire": Thresholds(deny, 1.0)}
+        made.concepts = replace(made.concepts, thresholds=thresholds)
+        save_checkpoint(tmp_path / "model", made)
+        loaded = load_checkpoint(tmp_path / "model", "m", torch.device("cpu"))
+        return DoneMarks(setup, Ready(64, loaded.identity, "cpu", "eager"), store)
+
+    with closing(Store(tmp_path / "store")) as store:
+        marks(store, 0.25).mark("gate", BOOKS, {})
+        assert ("gate" in marks(store, threshold).done) is (threshold == 0.25)
+
+
 def test_a_done_mark_survives_the_store():
-    books = CameraSummary("c", 10, 5, 1, 3, {"aborted": 1}, {}, 3, 2, {}, {"no_words": 1}, 1.5)
-    mark = DoneMark("f", books, {"fight": 2})
+    mark = DoneMark("f", BOOKS, {"fight": 2})
     assert DoneMark.from_json(json.loads(json.dumps(mark.to_json()))) == mark
 
 
