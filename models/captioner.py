@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.claims import CLAIMS
+from models.colour import COLOUR, shows_colour
 from models.concept_vocabulary import NO_CONCEPTS, ConceptVocabulary
 from models.concepts import concept_lemma
 from models.decoders import Decoder
@@ -24,7 +26,6 @@ from models.frame_looks import FrameLooks, pad_frames
 from models.fusion import Memory
 from models.grounding import Grounding
 from models.hazard_words import HAZARD_WORDS
-from models.people_words import PEOPLE, PEOPLE_CONCEPTS
 from models.preference import CaptionChooser
 from models.runtimes.engine import EagerEngine, Engine, Stepper
 from models.search import Hypothesis as Path
@@ -34,8 +35,12 @@ from models.wording import FORBIDDEN_WORDS
 
 __all__ = ["Alternative", "Captioner", "Hypothesis", "Prepared", "Window", "Word", "pad_windows"]
 
-Window = tuple[Sequence[Tensor] | Tensor, Sequence[float]]
-"""Features of T frames, each (R, D), oldest first, and their times in seconds."""
+Window = (
+    tuple[Sequence[Tensor] | Tensor, Sequence[float]]
+    | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool]]
+)
+"""Features of T frames, each (R, D), oldest first, their times in seconds, and which of them show
+a colour (:meth:`Captioner.coloured`); where that is left out, any may."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +170,24 @@ class Captioner(nn.Module):
         pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         return self._engine.encode(pixels)
 
+    def coloured(self, frames: NDArray[np.uint8]) -> list[bool]:
+        """Whether each of (N, S, S, 3) uint8 RGB squares shows any colour; night cameras do not."""
+        return [shows_colour(frame) for frame in frames]
+
     @torch.inference_mode()
     def prepare(self, windows: Sequence[Window] | Prepared) -> Prepared:
         """Make at least one window ready for :meth:`decode` and whatever else asks about it."""
         if isinstance(windows, Prepared):
             return windows
-        stacks = [list(features)[-self.decoder.config.window_frames :] for features, _ in windows]
+        longest = self.decoder.config.window_frames
+        stacks = [list(window[0])[-longest:] for window in windows]
         features, mask = pad_windows(stacks)
         look = self._looks(stacks, mask.shape[1])
-        return Prepared.of(self.decoder, features.to(self.device), mask.to(self.device), look)
+        # Two entries: nothing is said of colours.
+        coloured = [len(window) == 2 or any(window[2][-longest:]) for window in windows]
+        return Prepared.of(
+            self.decoder, features.to(self.device), mask.to(self.device), look, coloured
+        )
 
     @torch.inference_mode()
     def decode(
@@ -194,12 +208,12 @@ class Captioner(nn.Module):
             return []
         ready = self.prepare(windows)
         paths = self._search(ready, beam_size, max_words, decoding)
-        hazards = self._hazards(ready) if decoding.grounded and decoding.plain else {}
-        if hazards:
+        evidence = self._evidence(ready) if decoding.grounded and decoding.plain else {}
+        if evidence:
             paths = self._grounding.ground(
                 ready,
                 paths,
-                hazards,
+                evidence,
                 lambda some, options: self._search(some, beam_size, max_words, options),
                 decoding,
             )
@@ -209,31 +223,30 @@ class Captioner(nn.Module):
             for path, own, count in zip(paths, ready.features, frames, strict=True)
         ]
         return [
-            self._borne_out(one, {hazard: of[index] for hazard, of in hazards.items()})
+            self._borne_out(one, {kind: of[index] for kind, of in evidence.items()})
             for index, one in enumerate(found)
         ]
 
-    def _hazards(self, windows: Prepared) -> dict[str, list[float]]:
-        """Probability in each window of each hazard that captions are held against.
-
-        And of people, that of the likeliest concept of them.
-        """
+    def _evidence(self, windows: Prepared) -> dict[str, list[float]]:
+        """Probability in each window of each kind of claim that captions are held against."""
         found: dict[str, list[float]] = {}
         for kind in self.concepts.thresholds:
-            seen_as = PEOPLE_CONCEPTS if kind == PEOPLE else {kind}
+            seen_as = CLAIMS[kind].concepts
             columns = [i for i, word in enumerate(self.concept_words) if word in seen_as]
             if columns:
                 found[kind] = windows.memory.concepts[:, columns].amax(1).tolist()
+        if not all(windows.coloured):
+            found[COLOUR] = [float(one) for one in windows.coloured]
         return found
 
-    def _borne_out(self, found: Hypothesis, hazards: Mapping[str, float]) -> Hypothesis:
+    def _borne_out(self, found: Hypothesis, evidence: Mapping[str, float]) -> Hypothesis:
         """A hazard's word is as probable as its evidence, where language alone is less sure."""
         words = tuple(
             replace(
                 word,
                 probability=max(
                     word.probability,
-                    *(p for h, p in hazards.items() if word.text in HAZARD_WORDS.get(h, ())),
+                    *(p for h, p in evidence.items() if word.text in HAZARD_WORDS.get(h, ())),
                     0.0,
                 ),
             )
@@ -334,7 +347,8 @@ class Captioner(nn.Module):
         for clip in clips:
             frames = _frames_of(clip)[-self.decoder.config.window_frames :]
             squares = np.stack([to_square(frame, self.input_size) for frame in frames])
-            windows.append((self.encode(squares), [float(i) for i in range(len(frames))]))
+            times_s = [float(i) for i in range(len(frames))]
+            windows.append((self.encode(squares), times_s, self.coloured(squares)))
         return windows
 
     def _sentence_log_probability(self, memory: Memory, sentences: Sequence[str]) -> Tensor:

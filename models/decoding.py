@@ -40,8 +40,8 @@ class Decoding:
     consensus choose, and the checkpoint knows its concepts' words, the search keeps twice as many
     finished captions as its beam is wide, ``preference`` orders them (:mod:`models.preference`),
     and as many as the beam is wide are left; :data:`models.preference.BY_SCORE` leaves all of that
-    out. ``grounded`` holds hazards that are said against the evidence (:mod:`models.grounding`), in
-    plain beam search.
+    out. ``grounded`` holds what captions claim (hazards, people, colours) against the evidence
+    (:mod:`models.grounding`), in plain beam search.
     """
 
     forced_words: tuple[str | tuple[str, ...], ...] = ()
@@ -100,27 +100,40 @@ class Prepared:
     """Windows made ready, so that decoding, detecting and scoring share the work.
 
     ``features`` (N, T, R, D) with ``mask`` (N, T), the decoder's ``look`` at each of their frames
-    and its ``memory`` of them.
+    and its ``memory`` of them; ``coloured`` (N), whether any of a window's frames shows a colour.
     """
 
     features: Tensor
     mask: Tensor
     look: FrameLook
     memory: Memory
+    coloured: tuple[bool, ...]
 
     @classmethod
     def of(
-        cls, decoder: Decoder, features: Tensor, mask: Tensor, look: FrameLook | None = None
+        cls,
+        decoder: Decoder,
+        features: Tensor,
+        mask: Tensor,
+        look: FrameLook | None = None,
+        coloured: Sequence[bool] | None = None,
     ) -> Prepared:
-        """Make padded windows ready, from what was seen of their frames where that is known."""
+        """Make padded windows ready, from what was seen of their frames where that is known.
+
+        Where nothing is said of colours, there may be some.
+        """
         look = decoder.look(features) if look is None else look
-        return cls(features, mask, look, decoder.remember(look, features, mask))
+        memory = decoder.remember(look, features, mask)
+        known = (True,) * len(features) if coloured is None else tuple(coloured)
+        return cls(features, mask, look, memory, known)
 
     def select(self, indices: Sequence[int]) -> Prepared:
         """Keep some windows only."""
         at = torch.tensor(indices, device=self.mask.device)
         look = FrameLook(*(part[at] for part in self.look))
-        return Prepared(self.features[at], self.mask[at], look, select_clips(self.memory, at))
+        coloured = tuple(self.coloured[i] for i in indices)
+        memory = select_clips(self.memory, at)
+        return Prepared(self.features[at], self.mask[at], look, memory, coloured)
 
     def __len__(self) -> int:
         return len(self.features)

@@ -1,13 +1,14 @@
 """Grounding: a caption names a hazard when, and only when, the hazard evidence bears it out.
 
-And it names no people where the visual concepts see none.
+And it names no people where the visual concepts see none, and no colour where the picture has none.
 
 A decoder learns from language how often a word is due; the read-out learns from pictures. Where
 they disagree about a hazard, the search is asked again: without the hazard's words where the
 evidence is weak and the caption loud, with them forced where it is strong and the caption silent.
 A forced word has to fit: where it makes the caption much less likely, the caption stays silent.
-The thresholds lie in the checkpoint (docs/adr/0033-hazard-words.md,
-docs/adr/0036-no-people-where-none-are-seen.md).
+What is held against evidence stands in :mod:`models.claims`, the thresholds lie in the checkpoint
+(docs/adr/0033-hazard-words.md, docs/adr/0036-no-people-where-none-are-seen.md,
+docs/adr/0038-no-colours-where-there-are-none.md).
 """
 
 from __future__ import annotations
@@ -16,24 +17,18 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from models.claims import CLAIMS
+from models.colour import COLOUR
 from models.decoding import Decoding, Prepared
-from models.hazard_words import HAZARD_WORDS, names_hazard, suggests_hazard
-from models.people_words import PEOPLE, PEOPLE_WORDS, names_people
+from models.hazard_words import suggests_hazard
+from models.people_words import PEOPLE
 from models.search import Hypothesis
 from models.vocabulary import Vocabulary
 
 __all__ = ["Grounding", "Thresholds", "people_thresholds"]
 
-_SAID_AS = {
-    "fire": ("fire", "burning", "burns", "flames"),
-    "smoke": ("smoke",),
-    "fight": ("fighting", "fight", "fights"),
-    "crash": ("crashed", "crash", "accident", "damaged", "collided"),
-    "person_down": ("lying", "lies"),
-    "weapon": ("gun", "knife", "pistol", "rifle"),
-}
-_NAMED_BY = {**HAZARD_WORDS, PEOPLE: PEOPLE_WORDS}
 _AT_MOST = 2
 """So many hazards are forced into a caption; more make no sentence."""
 Search = Callable[[Prepared, Decoding], list[list[Hypothesis]]]
@@ -41,7 +36,7 @@ Search = Callable[[Prepared, Decoding], list[list[Hypothesis]]]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities of a hazard, or of people, below which it is not said, and from which on it is.
+    """Probabilities of a kind of claim below which it is not said, and from which on it is.
 
     ``cost`` is how much of a caption's score, log P over its length penalty in nats, naming the
     hazard may take; None: any.
@@ -62,9 +57,13 @@ def people_thresholds(deny: float) -> dict[str, Thresholds]:
     return {PEOPLE: Thresholds(deny, say=1.0)}
 
 
+_COLOUR_THRESHOLDS = Thresholds(deny=0.5, say=1.0)
+"""Pixels are certain: the probability is 0 or 1."""
+
+
 @dataclass(frozen=True)
 class _Verdict:
-    """Hazards that a caption must name, and those, or people, that it must not."""
+    """Hazards that a caption must name, and kinds of claims that it must not make."""
 
     said: tuple[str, ...]
     denied: tuple[str, ...]
@@ -72,10 +71,21 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class Grounding:
-    """Thresholds by hazard and of people, and the words of a vocabulary that name each."""
+    """Thresholds by hazard and of people, those of a checkpoint, and its vocabulary."""
 
     thresholds: Mapping[str, Thresholds]
     vocabulary: Vocabulary
+
+    @cached_property
+    def held(self) -> Mapping[str, Thresholds]:
+        """Thresholds of every kind of claim that is held against evidence."""
+        return {**self.thresholds, COLOUR: _COLOUR_THRESHOLDS}
+
+    @cached_property
+    def _words_of(self) -> Mapping[str, tuple[str, ...]]:
+        """Words of the vocabulary that alone make each kind of claim."""
+        said = self.vocabulary.said
+        return {kind: tuple(filter(claim.named_in, said)) for kind, claim in CLAIMS.items()}
 
     def ground(
         self,
@@ -93,13 +103,13 @@ class Grounding:
         Args:
             windows: What was searched.
             found: The hypotheses of each window, best first.
-            probabilities: Of each hazard, and of people, in each window.
+            probabilities: Of each kind of claim in each window.
             search: Searches some of the windows with other options.
             decoding: The options that ``found`` was searched with.
 
         """
         evidence = [{h: p[i] for h, p in probabilities.items()} for i in range(len(found))]
-        strong = [self._strong(one) for one in evidence]
+        strong = [self._strong(one, decoding) for one in evidence]
         held = {i: _Verdict((), self._denied(one)) for i, one in enumerate(evidence)}
         result = list(found)
         self._hold(windows, result, held, search, decoding)
@@ -148,41 +158,43 @@ class Grounding:
         """
         least = -math.inf
         *others, last = verdict.said or (None,)
-        if last is not None and (cost := self.thresholds[last].cost) is not None:
+        if last is not None and (cost := self.held[last].cost) is not None:
             without = replace(verdict, said=tuple(others))
             alike = [path for path in before if self._fits(path, without)]
             least = max(path.score for path in alike or before) - cost
         return [path for path in paths if path.score >= least and self._fits(path, verdict)]
 
-    def _strong(self, probabilities: Mapping[str, float]) -> list[str]:
+    def _strong(self, probabilities: Mapping[str, float], decoding: Decoding) -> list[str]:
         """Hazards that evidence alone makes captions say, the likeliest first."""
-        known = {h: p for h, p in probabilities.items() if h in self.thresholds}
-        strong = [h for h, p in known.items() if p >= self.thresholds[h].say and self._words(h)]
+        known = {
+            h: p for h, p in probabilities.items() if h in self.held and self._said_as(h, decoding)
+        }
+        strong = [hazard for hazard, p in known.items() if p >= self.held[hazard].say]
         return sorted(strong, key=lambda hazard: -known[hazard])
 
     def _denied(self, probabilities: Mapping[str, float]) -> tuple[str, ...]:
         return tuple(
-            hazard
-            for hazard, probability in probabilities.items()
-            if hazard in self.thresholds and probability < self.thresholds[hazard].deny
+            kind
+            for kind, probability in probabilities.items()
+            if kind in self.held and probability < self.held[kind].deny
         )
 
     def _fits(self, path: Hypothesis, verdict: _Verdict) -> bool:
         caption = self.vocabulary.decode(path.tokens)
         return all(suggests_hazard(caption, hazard) for hazard in verdict.said) and not any(
-            names_people(caption) if kind == PEOPLE else names_hazard(caption, kind)
-            for kind in verdict.denied
+            CLAIMS[kind].named_in(caption) for kind in verdict.denied
         )
 
     def _options(self, decoding: Decoding, verdict: _Verdict) -> Decoding:
-        forced = tuple(self._words(hazard) for hazard in verdict.said)
+        forced = tuple(self._said_as(hazard, decoding) for hazard in verdict.said)
         wanted = {word for words in forced for word in words}
-        unwanted = {word for kind in verdict.denied for word in _NAMED_BY[kind]} - wanted
-        return replace(
-            decoding,
-            forced_words=forced,
-            forbidden_words=tuple(sorted(w for w in unwanted if w in self.vocabulary)),
-        )
+        unwanted = {word for kind in verdict.denied for word in self._words_of[kind]} - wanted
+        forbidden = tuple(sorted({*decoding.forbidden_words, *unwanted}))
+        return replace(decoding, forced_words=forced, forbidden_words=forbidden)
 
-    def _words(self, hazard: str) -> tuple[str, ...]:
-        return tuple(word for word in _SAID_AS.get(hazard, ()) if word in self.vocabulary)
+    def _said_as(self, kind: str, decoding: Decoding) -> tuple[str, ...]:
+        return tuple(
+            word
+            for word in CLAIMS[kind].said_as
+            if word in self.vocabulary and word not in decoding.forbidden_words
+        )

@@ -37,6 +37,9 @@ _BATCH_BUDGET_S = 0.5
 _TRIAL_WORDS = 10
 _MOST_THREADS = 8
 
+Window = tuple[list[Any], list[float], list[bool]]
+"""Features of frames, (R, D) each, oldest first, their times in s, and which show a colour."""
+
 
 class Hypothesis(Protocol):
     """What the model gives for a window (see :mod:`models.captioner`)."""
@@ -59,15 +62,18 @@ class Captioner(Protocol):
     def encode(self, frames: NDArray[np.uint8]) -> Any:
         """Encode (N, S, S, 3) uint8 RGB into (N, R, D) features."""
 
-    def prepare(self, windows: Sequence[tuple[Any, Sequence[float]]]) -> Any:
-        """Make windows of (features (T, R, D), times in s), oldest frame first, ready."""
+    def coloured(self, frames: NDArray[np.uint8]) -> Sequence[bool]:
+        """Whether each of these frames shows any colour."""
+
+    def prepare(self, windows: Sequence[Window]) -> Any:
+        """Make windows, oldest frame first, ready."""
 
     def decode(self, windows: Any, *, beam_size: int, max_words: int) -> Sequence[Hypothesis]:
         """Caption windows, ready or not."""
 
 
 class Windows:
-    """The last ``length`` frames' features of each camera, with their times in seconds.
+    """The last ``length`` frames of each camera: features, time in seconds, whether coloured.
 
     A jump back in time (a restarted file, a clock that was set) empties the camera's window, and
     so does a gap longer than ``max_gap_s``: frames that far apart are not one scene.
@@ -76,19 +82,19 @@ class Windows:
     def __init__(self, length: int, max_gap_s: float = 5.0) -> None:
         self._length = length
         self._max_gap_s = max_gap_s
-        self._frames: dict[str, deque[tuple[Any, float]]] = {}
+        self._frames: dict[str, deque[tuple[Any, float, bool]]] = {}
 
-    def push(self, camera: str, features: Any, time_s: float) -> None:
-        """Append one frame's features (R, D)."""
+    def push(self, camera: str, features: Any, time_s: float, coloured: bool) -> None:
+        """Append one frame's features (R, D), and whether it shows any colour."""
         frames = self._frames.setdefault(camera, deque(maxlen=self._length))
         if frames and not 0.0 <= time_s - frames[-1][1] <= self._max_gap_s:
             frames.clear()
-        frames.append((features, time_s))
+        frames.append((features, time_s, coloured))
 
-    def window(self, camera: str) -> tuple[list[Any], list[float]]:
-        """Features and times of the camera's window, oldest first."""
-        frames = self._frames[camera]
-        return [features for features, _ in frames], [time_s for _, time_s in frames]
+    def window(self, camera: str) -> Window:
+        """Return the camera's window."""
+        features, times_s, coloured = zip(*self._frames[camera], strict=True)
+        return list(features), list(times_s), list(coloured)
 
     def forget(self, camera: str) -> None:
         """Drop a camera's window."""
@@ -117,11 +123,11 @@ class _Server:
             self._slots[camera] = FrameSlots.attach(layout)
         began_s = time.perf_counter()
         squares = [self._slots[r.stamp.camera].square(r.slot) for r in request.refs]
-        features = self._encoding.run(squares, lambda part: self._captioner.encode(np.stack(part)))
+        encoded = self._encoding.run(squares, self._encode)
         encoded_s = time.perf_counter()
         windows, due = [], []
-        for ref, frame_features, is_due in zip(request.refs, features, request.due, strict=True):
-            self._windows.push(ref.stamp.camera, frame_features, ref.stamp.time_s)
+        for ref, (one, coloured), is_due in zip(request.refs, encoded, request.due, strict=True):
+            self._windows.push(ref.stamp.camera, one, ref.stamp.time_s, coloured)
             if is_due:
                 due.append(ref)
                 windows.append(self._windows.window(ref.stamp.camera))
@@ -143,9 +149,13 @@ class _Server:
             self._slots.pop(camera).close()
             self._windows.forget(camera)
 
-    def _caption(
-        self, part: Sequence[tuple[FrameRef, tuple[list[Any], list[float]]]]
-    ) -> list[Caption]:
+    def _encode(self, squares: Sequence[NDArray[np.uint8]]) -> list[tuple[Any, bool]]:
+        """Features of each frame, and whether it shows any colour."""
+        frames = np.stack(squares)
+        features = self._captioner.encode(frames)
+        return list(zip(features, self._captioner.coloured(frames), strict=True))
+
+    def _caption(self, part: Sequence[tuple[FrameRef, Window]]) -> list[Caption]:
         windows = self._captioner.prepare([window for _, window in part])
         hypotheses = self._captioner.decode(
             windows, beam_size=self._options.beam_size, max_words=self._options.max_words

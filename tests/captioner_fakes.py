@@ -44,14 +44,17 @@ class FakeCaptioner:
         self._admit(len(frames))
         return frames.reshape(len(frames), -1)[:, :1]
 
-    def prepare(self, windows: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    def coloured(self, frames: np.ndarray) -> list[bool]:
+        return [True] * len(frames)
+
+    def prepare(self, windows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return windows
 
     def decode(
-        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+        self, windows: list[tuple[Any, ...]], *, beam_size: int, max_words: int
     ) -> list[FakeHypothesis]:
         self._admit(len(windows))
-        return [self.say([str(int(one[0])) for one in features]) for features, _ in windows]
+        return [self.say([str(int(one[0])) for one in features]) for features, *_ in windows]
 
     def say(self, words: list[str]) -> FakeHypothesis:
         return FakeHypothesis(" ".join(words), tuple(map(FakeWord, words)))
@@ -102,10 +105,10 @@ class Slow(FakeCaptioner):
     SAYINGS = ("a man walks", "a man is walking", "two cars crash", "a car on a street")
 
     def decode(
-        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+        self, windows: list[tuple[Any, ...]], *, beam_size: int, max_words: int
     ) -> list[FakeHypothesis]:
         time.sleep(0.05 * len(windows))
-        last = [int(np.sum([one[0] for one in features])) for features, _ in windows]
+        last = [int(np.sum([one[0] for one in features])) for features, *_ in windows]
         return [self.say(self.SAYINGS[level // 3 % len(self.SAYINGS)].split()) for level in last]
 
 
@@ -113,7 +116,7 @@ class Ponderous(FakeCaptioner):
     """Takes a second over everything, and longer than any measurement at the start has shown."""
 
     def decode(
-        self, windows: list[tuple[Any, Any]], *, beam_size: int, max_words: int
+        self, windows: list[tuple[Any, ...]], *, beam_size: int, max_words: int
     ) -> list[FakeHypothesis]:
         time.sleep(1.0)
         return super().decode(windows, beam_size=beam_size, max_words=max_words)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from models.captioner import Captioner
+from models.claims import CLAIMS
+from models.colour import names_colour, shows_colour
 from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
 from models.decoding import Decoding
@@ -21,7 +23,7 @@ from models.preference import BY_SCORE
 from models.vocabulary import Vocabulary
 
 WORDS = ["<pad>", "<begin>", "<end>", "<unknown>"]
-WORDS += ["a", "man", "dog", "street", "fire", "burning", "fighting", "fight", "lying"]
+WORDS += ["a", "man", "dog", "street", "fire", "burning", "fighting", "fight", "lying", "red"]
 
 
 def captioner(
@@ -198,7 +200,7 @@ def test_people_are_judged_by_the_likeliest_concept_of_them():
     made = captioner(people_thresholds(0.5), concepts=("man", "woman"))
     clips = pictures(5)
     likeliest = made.detect(clips, ("man", "woman")).max(1)
-    assert made._hazards(made.prepare(made.windows(clips))) == {
+    assert made._evidence(made.prepare(made.windows(clips))) == {
         PEOPLE: pytest.approx(likeliest.tolist())
     }
 
@@ -212,3 +214,72 @@ def test_a_captioner_without_concepts_of_people_names_them_as_before():
 def test_dogs_in_groups_are_no_people():
     assert names_people("a woman and her dog") and names_people("two skiers on a slope")
     assert not names_people("a group of dogs runs and one has a ball in his mouth")
+
+
+def grey(picture: np.ndarray, cast: int = 0) -> np.ndarray:
+    """A picture without its colours, of a slight cast where one is asked for."""
+    light = picture.mean(-1, keepdims=True).clip(0, 255 - cast)
+    return (light + np.array([cast, 0, 0])).astype(np.uint8)
+
+
+def small_coat(picture: np.ndarray) -> np.ndarray:
+    """The grey picture of somebody in a red coat far away: a fiftieth of the width and height."""
+    seen = grey(picture)
+    height, width = seen.shape[:2]
+    seen[: height // 50, : width // 50] = (180, 40, 40)
+    return seen
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_colours_are_named_only_where_a_frame_shows_one(beam_size: int, frames: int):
+    made = captioner(certain("fire"), loud="red")
+    clips = [np.stack([picture] * frames) for picture in pictures(4)]
+    for clip in clips[::2]:
+        clip[:] = grey(clip)
+    clips[1][:-1] = grey(clips[1][:-1])  # one frame with colours is enough
+    told = [h.text for h in made.caption(clips, beam_size=beam_size)]
+    assert [names_colour(text) for text in told] == [False, True, False, True]
+    assert all(names_hazard(text, "fire") for text in told)
+    assert told == [made.caption([clip], beam_size=beam_size)[0].text for clip in clips]
+
+
+def test_colours_of_grey_pictures_are_left_to_the_decoder_where_it_is_asked_for():
+    made, clips = captioner({}, loud="red"), [grey(picture) for picture in pictures(2)]
+    free = made.caption(clips, decoding=Decoding(grounded=False))
+    assert any(names_colour(h.text) for h in free)
+    windows = [window[:2] for window in made.windows(clips)]  # nothing is said of colours
+    assert [h.text for h in made.decode(windows)] == [h.text for h in free]
+
+
+def test_words_that_are_forbidden_stay_so_where_the_search_is_asked_again():
+    clips, strong = pictures(3), captioner({**certain("fire"), **silent("fight")}, loud="fighting")
+    for words in (("burning",), ("fire", "burning"), ("fire", "burning", "dog")):
+        for hypothesis in strong.caption(clips, decoding=Decoding(forbidden_words=words)):
+            assert set(words).isdisjoint(hypothesis.text.split())
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_noise_and_a_slight_cast_are_no_colour_and_a_small_coat_is(side: int):
+    random = np.random.default_rng(side)
+    scene = np.repeat(np.repeat(random.integers(0, 256, (side // 8, side // 8, 3)), 8, 0), 8, 1)
+    scene = scene.astype(np.uint8)
+    assert shows_colour(scene)
+    assert not shows_colour(grey(scene))
+    assert not shows_colour(grey(scene, cast=4))
+    assert shows_colour(small_coat(scene))
+    if side == 256:
+        noisy = grey(scene) + random.normal(0, 6, scene.shape)
+        assert not shows_colour(noisy.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "caption", ["a man in a blue-striped shirt", "a brown-haired dog", "multi-colored flags"]
+)
+def test_a_compound_names_the_colour_in_it(caption: str):
+    assert names_colour(caption)
+    assert not names_colour("a black and white dog stands before a grey wall, bored and scared")
+
+
+def test_what_a_claim_is_said_with_makes_it():
+    assert all(claim.named_in(word) for claim in CLAIMS.values() for word in claim.said_as)
