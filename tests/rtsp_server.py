@@ -17,7 +17,7 @@ def free_port() -> int:
 
 
 class RtspServer:
-    """``rtsp-server`` of aio-rtsp-toolkit on a loopback port; start, stop, hang, resume."""
+    """The server of aio-rtsp-toolkit on a loopback port; start, stop, hang, resume."""
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder
@@ -29,11 +29,11 @@ class RtspServer:
         return f"rtsp://127.0.0.1:{self.port}/{file}" + ("?play_count=0" if loop else "")
 
     def start(self, within_s: float = 20.0) -> None:
-        program = Path(sys.executable).with_name("rtsp-server")
+        program = Path(__file__).with_name("rtsp_server_program.py")
         place = ["--host", "127.0.0.1", "--port", str(self.port)]
         control = ["--control-port", str(self._control_port)]
         self._process = subprocess.Popen(
-            [str(program), "--dir", str(self.folder), *place, *control],
+            [sys.executable, str(program), "--dir", str(self.folder), *place, *control],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
