@@ -8,8 +8,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.messages import Alert, CameraEvent, Evidence, Region, Review, ReviewState
-from pipeline.outputs.lines import rounded, sentence_probability, utc_moment, utc_text
+from pipeline.messages import Alert, CameraEvent, Evidence, Review, ReviewState
+from pipeline.outputs.lines import (
+    region_box,
+    rounded,
+    sentence_probability,
+    utc_moment,
+    utc_text,
+)
 
 __all__ = ["decode_review", "encode_alert", "encode_camera_event", "encode_review"]
 
@@ -35,7 +41,7 @@ def encode_alert(alert: Alert) -> dict[str, Any]:
             {"text": other.text, "probability": sentence_probability(other.log_probability)}
             for other in alert.alternatives
         ],
-        "region": _region(alert.region),
+        "region": region_box(alert.region),
         "frame_sequence": stamp.sequence,
         "frame_time": utc_text(stamp.captured_at),
         "media_time_s": rounded(stamp.position_s),
@@ -134,11 +140,5 @@ def _keyword(evidence: Evidence) -> dict[str, Any]:
         "span": list(evidence.span),
         "probability": rounded(evidence.probability),
         "beams": rounded(evidence.beams),
-        "region": _region(evidence.region),
+        "region": region_box(evidence.region),
     }
-
-
-def _region(region: Region | None) -> dict[str, float] | None:
-    if region is None:
-        return None
-    return {"x": region.x, "y": region.y, "width": region.width, "height": region.height}

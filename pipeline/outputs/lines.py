@@ -20,6 +20,7 @@ __all__ = [
     "camera_event_line",
     "caption_line",
     "printable",
+    "region_box",
     "rounded",
     "sentence_probability",
     "to_json_line",
@@ -55,7 +56,7 @@ def caption_line(caption: Caption) -> dict[str, Any]:
     }
     if caption.concepts:
         line["concepts"] = {
-            word: {"probability": rounded(found.probability), "region": _box(found.region)}
+            word: {"probability": rounded(found.probability), "region": region_box(found.region)}
             for word, found in caption.concepts.items()
         }
     if caption.scores:
@@ -81,7 +82,7 @@ def alert_line(alert: Alert) -> dict[str, Any]:
             {"term": found.keyword, "matched": found.matched, "span": list(found.span)}
             for found in alert.keywords
         ],
-        "region": _box(alert.region),
+        "region": region_box(alert.region),
         "time": utc_text(alert.stamp.captured_at),
         "first_seen": utc_text(alert.first_seen),
         "last_seen": utc_text(alert.last_seen),
@@ -163,7 +164,8 @@ def sentence_probability(log_probability: float) -> float:
     return float(f"{math.exp(min(0.0, log_probability)):.{_DIGITS}g}")
 
 
-def _box(box: Region | None) -> dict[str, float] | None:
+def region_box(box: Region | None) -> dict[str, float] | None:
+    """Make a JSON object of a place in the picture."""
     if box is None:
         return None
     return {"x": box.x, "y": box.y, "width": box.width, "height": box.height}

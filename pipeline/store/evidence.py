@@ -1,7 +1,9 @@
 """What the archive keeps of a caption beside its text, so that rules can be replayed on it.
 
-It is what a caption's line in the JSONL holds: the words' probabilities, the other beams, concepts
-and probes. Compressed, some 400 bytes a caption.
+It is what a caption's line in the JSONL holds (:mod:`pipeline.outputs.lines`): the words'
+probabilities, the other beams, concepts and probes. The form is the store's own: a third smaller
+than a line when both are compressed, some 460 bytes a caption, and it keeps two things a line does
+not tell, a beam's exact log-probability and whether the caption was finished.
 """
 
 from __future__ import annotations
