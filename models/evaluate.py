@@ -41,7 +41,14 @@ from models.evaluation.data import (
     read_frames,
 )
 from models.evaluation.evidence import EvidenceCase, score_evidence
-from models.evaluation.hazards import HAZARD_WORDS, HazardCase, names_hazard, score_hazards
+from models.evaluation.hazards import (
+    HAZARD_WORDS,
+    HazardCase,
+    hazards_named,
+    names_hazard,
+    score_hazards,
+)
+from models.evaluation.people import people_report
 from models.preference import BY_SCORE
 from models.registry import load_captioner
 from models.training.corruptions import CORRUPTIONS
@@ -138,9 +145,9 @@ def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> 
     ]
     scores = score_hazards(cases)
     if all(sample.hazards is None for sample in samples.values()):
-        said = {key: _named([seen[key].hypothesis.text]) for key in samples}
+        said = {key: hazards_named([seen[key].hypothesis.text]) for key in samples}
         named = [key for key, hazards in said.items() if hazards]
-        false = [key for key in named if said[key] - _named(samples[key].captions)]
+        false = [key for key in named if said[key] - hazards_named(samples[key].captions)]
         return {
             "hazard_word_rate": len(named) / len(samples),
             "false_hazard_word_rate": len(false) / len(samples),
@@ -153,12 +160,11 @@ def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> 
     ]
     for hazard, score in score_evidence(evidence, list(detected)).items():
         hazards[hazard]["evidence"] = asdict(score)
-    return {"hazards": hazards, "false_on_normal": _false_on_normal(cases)}
-
-
-def _named(captions: Sequence[str]) -> set[str]:
-    """Hazards that one of the captions names."""
-    return {h for h in HAZARD_WORDS if any(names_hazard(caption, h) for caption in captions)}
+    return {
+        "hazards": hazards,
+        "hazards_by_people": people_report(cases, [s.captions for s in samples.values()]),
+        "false_on_normal": _false_on_normal(cases),
+    }
 
 
 def _false_on_normal(cases: Sequence[HazardCase]) -> float | None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.captioner import Hypothesis
 from models.evaluate import Observation, evaluate
 from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
+from models.evaluation.people import Naming, people_report, score_references
 from models.training.sources import Sample
+
+SAID = ("a fire", "a crash", "a fire after a crash", "a man", "a fire truck")
 
 
 def case(caption: str, *hazards: str, scene: str = "s") -> HazardCase:
@@ -58,6 +63,49 @@ def test_the_interval_is_by_scene_not_by_picture():
     assert score_hazards(one_scene)["fire"].recall_interval == (0.0, 1.0)
     low, high = score_hazards(many)["fire"].recall_interval
     assert 0.35 < low < 0.5 < high < 0.65
+
+
+def test_people_are_judged_by_the_labels_and_by_one_another():
+    cases = [
+        case("a fire burns", "fire"),
+        case("a man walks", "fire"),
+        case("a fire burns"),
+        case("a dog"),
+    ]
+    references = [
+        ("a fire", "flames", "a house"),
+        ("a man", "a fire", "a man by a fire"),
+        ("a dog", "a fire", "a dog"),
+        ("a dog", "a dog", "a cat", "a fire"),  # the fourth has no place: others lack it
+    ]
+    first, second, third = score_references(cases, references)["fire"]
+    assert [one.by_labels for one in (first, second, third)] == [
+        Naming(visible=2, named=1, false_words=0),
+        Naming(visible=2, named=2, false_words=1),
+        Naming(visible=2, named=1, false_words=0),
+    ]
+    # The rest of the first: "flames", "fire", "fire", and the fourth text of the last.
+    assert first.by_the_rest == Naming(visible=4, named=1, false_words=0)
+    assert first.caption_by_the_rest == Naming(visible=4, named=2, false_words=0)
+    assert second.by_the_rest == Naming(visible=3, named=2, false_words=1)
+    assert (second.by_labels.recall, second.by_labels.precision) == (1.0, 2 / 3)
+    report = people_report(cases, references)
+    assert report["caption"] == {
+        "visible": 2, "named": 1, "false_words": 1, "recall": 0.5, "precision": 0.5,
+    }  # fmt: skip
+    assert report["all"][0]["by_the_rest"]["visible"] == 4
+    assert report["hazards"]["crash"][0]["by_labels"]["recall"] is None
+
+
+@given(st.lists(st.lists(st.sampled_from(SAID), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_whoever_says_what_we_say_is_as_good_as_we_are(references: list[list[str]]):
+    """Our captions are the second references: both are judged alike, whatever is said."""
+    labels = [("fire", "crash")[: len(texts[0]) % 3] for texts in references]
+    cases = [case(texts[1], *found) for texts, found in zip(references, labels, strict=True)]
+    ours = score_hazards(cases)
+    for hazard, places in score_references(cases, references).items():
+        assert places[1].by_labels == Naming.of(ours[hazard])
+        assert places[1].by_the_rest == places[1].caption_by_the_rest
 
 
 def test_a_perfect_caption_scores_one():

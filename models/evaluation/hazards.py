@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from models.hazard_words import HAZARD_WORDS, names_hazard
 
-__all__ = ["HAZARD_WORDS", "HazardCase", "HazardScore", "names_hazard", "score_hazards"]
+__all__ = [
+    "HAZARD_WORDS",
+    "HazardCase",
+    "HazardScore",
+    "hazards_named",
+    "names_hazard",
+    "score_hazards",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,12 @@ class HazardScore:
     recall_interval: tuple[float, float] | None
     precision: float | None
     false_rate: float | None
+
+
+def hazards_named(captions: Iterable[str]) -> frozenset[str]:
+    """Hazards that one of the captions names."""
+    texts = list(captions)
+    return frozenset(h for h in HAZARD_WORDS if any(names_hazard(text, h) for text in texts))
 
 
 def score_hazards(cases: Sequence[HazardCase], seed: int = 0) -> dict[str, HazardScore]:
