@@ -25,6 +25,7 @@ import yaml
 from benchmarks.family import DECODERS
 from benchmarks.measure import environment, write_json
 from models.training.config import TrainingConfig
+from models.training.sources import data_root
 
 __all__ = ["GROUPS", "Places", "Row", "markdown", "run", "train"]
 
@@ -219,7 +220,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=list(GROUPS))
     parser.add_argument("--rows", nargs="+", help="rows by name, as in the table")
     parser.add_argument("--recipe", type=Path, default=Path("configs/train/family.yaml"))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=data_root())
     parser.add_argument("--cache", type=Path, default=Path(".cache/features"))
     parser.add_argument("--runs", type=Path, default=Path("runs/family"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/out/family_training"))
