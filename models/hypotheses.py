@@ -74,11 +74,13 @@ class Record:
 
     def choose(self, t: int, images: Tensor | None, choice: Choice) -> None:
         """Record step ``t`` of ``images`` (n,), or of all where it is None."""
-        for whole, part in zip(self._all, choice, strict=True):
+        longs = torch.stack((choice.token, choice.parent, choice.ended_parent))
+        floats = torch.stack((choice.log_prob, choice.ended))
+        for whole, part in ((self._longs[:, t], longs), (self._floats[:, t], floats)):
             if images is None:
-                whole[t] = part
+                whole.copy_(part)
             else:
-                whole[t].index_copy_(0, images, part)
+                whole.index_copy_(1, images, part)
 
     def trace(self, images: Tensor | None, seen: Tensor) -> None:
         """Keep what was seen, (n, slots, ...), when this step's words were scored."""

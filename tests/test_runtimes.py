@@ -127,14 +127,18 @@ def test_results_outlive_the_next_call(fast: Captioner):
     assert torch.equal(first, kept)
 
 
-def test_a_graph_reads_what_its_inputs_hold_now():
+@pytest.mark.parametrize("rows", [4, 40_000], ids=["copied", "handed over"])
+def test_a_graph_reads_what_its_inputs_hold_now(rows: int):
     class Product(torch.nn.Module):
         def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return left * right, left + right
 
     examples = [torch.ones(2, 3), torch.ones(2, 3)]
     run = Graph(Product(), examples, [(-1, 3), (-1, 3)]).compile("f32", 1)
-    left, right = torch.rand(4, 3), torch.rand(3, 4).T  # the second in another order of memory
+    left, right = (
+        torch.rand(rows, 3),
+        torch.rand(3, rows).T,
+    )  # the second in another order of memory
     kept = []
     for _ in range(3):
         kept.append((left + right, run([left, right])[1]))
