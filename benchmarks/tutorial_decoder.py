@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.hypotheses import Hypothesis
 from models.runtimes.openvino import Graph
@@ -33,6 +35,9 @@ __all__ = [
 REGIONS, FEATURES, HIDDEN, WORDS = 196, 2048, 512, 9490
 BEGIN, END = 1, 2
 _PIECE = 7
+_STATES_BY = 8
+_FEW_ROWS = 16
+"""A step of so few rows waits for its weights: rows less save nothing."""
 
 
 class TutorialState(NamedTuple):
@@ -108,7 +113,7 @@ class TutorialStep(nn.Module):
         of_word, of_context = decoder.cell.weight_ih.split((HIDDEN, FEATURES), 1)
         bias = decoder.cell.bias_ih + decoder.cell.bias_hh
         with torch.no_grad():
-            table = torch.nn.functional.linear(decoder.words.weight, of_word, bias)
+            table = F.linear(decoder.words.weight, of_word, bias)
         self.register_buffer("word_gates", table)
         readers = (decoder.query, decoder.gate)
         nothing = torch.zeros(4 * HIDDEN)
@@ -122,18 +127,21 @@ class TutorialStep(nn.Module):
         self, tokens: Tensor, hidden: Tensor, cell: Tensor, features: Tensor, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(rows,) tokens, states, features (N, 196, 2048) and keys (N, 196, 512)."""
-        decoder, rows, images = self.decoder, tokens.shape[0], features.shape[0]
-        linear = torch.nn.functional.linear
-        read = linear(hidden, self.of_hidden, self.hidden_bias)
+        rows, images = tokens.shape[0], features.shape[0]
+        read = F.linear(hidden, self.of_hidden, self.hidden_bias)
         query, gate, own = read.split([HIDDEN, FEATURES, 4 * HIDDEN], -1)
         query = query.reshape(images, rows // images, -1)
         context = torch.bmm(self.scores(query, keys).softmax(-1), features).view(rows, -1)
         context = torch.sigmoid(gate) * context
-        gates = linear(context, self.of_context) + own + self.word_gates[tokens]
+        gates = F.linear(context, self.of_context) + own + self.word_gates[tokens]
+        return self.move(gates, cell)
+
+    def move(self, gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, hidden state and memory cell from the LSTM's gates (rows, 2048)."""
         admit, forget, new, show = gates.chunk(4, -1)
         cell = torch.sigmoid(forget) * cell + torch.sigmoid(admit) * torch.tanh(new)
         hidden = torch.sigmoid(show) * torch.tanh(cell)
-        return decoder.output(hidden), hidden, cell
+        return self.decoder.output(hidden), hidden, cell
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """Score (N, beams, 196) of each region, from queries (N, beams, 512)."""
@@ -141,53 +149,138 @@ class TutorialStep(nn.Module):
         return (mixed * self.decoder.score.weight.view(-1)).sum(-1)
 
 
-class TutorialStepInPieces(TutorialStep):
-    """The same with keys (196, N, 512), a few regions at a time.
+class SharedState(NamedTuple):
+    """LSTM state, (rows, 512) each, and which row of the step before each row is, (rows, 1) int64.
 
-    What stands between the sum of key and query and its score is then a megabyte, which stays in
-    a processor's cache, where that of all regions is 32 (batch 16, beam 5). Regions first, so that
-    a piece is not a copy.
+    The search moves all parts alike, so rows of the same number are at the same state.
     """
 
+    hidden: Tensor
+    cell: Tensor
+    row: Tensor
+
+
+class SharedRows(NamedTuple):
+    """Which rows are at the same state, so that it is worked on once.
+
+    ``first`` (states,) is a row of each state; ``state`` (rows,) the state of each row; ``slots``
+    (N, most states of an image) the states of each image, its last one repeated where it has
+    fewer; ``place`` (states,) where in ``slots``, read along, each state stands.
+    """
+
+    first: Tensor
+    state: Tensor
+    slots: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, row: Tensor, images: int, beams_before: int) -> SharedRows:
+        """From each row's number in the step before, which had ``beams_before`` an image."""
+        rows = np.arange(len(row))
+        if len(rows) == images or len(rows) <= _FEW_ROWS:
+            whole = torch.from_numpy(rows)
+            return cls(whole, whole, whole.view(images, -1), whole)
+        numbers = row.view(-1).numpy()
+        there = np.zeros(images * beams_before, bool)
+        there[numbers] = True
+        state = (there.cumsum() - 1)[numbers]
+        count = there.reshape(images, -1).sum(1)
+        end, most = count.cumsum(), count.max()
+        first = np.empty(end[-1], np.int64)
+        first[state] = rows
+        slots = (end - count)[:, None] + np.minimum(np.arange(most), count[:, None] - 1)
+        place = np.empty_like(first)
+        place[slots] = np.arange(slots.size).reshape(slots.shape)
+        # A few sizes only: the runtime makes machine code for each.
+        more = min(-len(first) % _STATES_BY, len(rows) - len(first))
+        first, place = (np.pad(part, (0, more), "edge") for part in (first, place))
+        return cls(*map(torch.from_numpy, (first, state, slots, place)))
+
+
+class SharedStep(TutorialStep):
+    """The same with keys (196, N, 512), a few regions at a time, and each state once.
+
+    Beams that continue one prefix are at the same state: what is computed from it, all but the
+    word and what comes after, is computed once for all of them. What stands between the sum of
+    key and query and its score is a megabyte, which stays in a processor's cache, where that of
+    all regions is 32 (batch 16, beam 5). Regions first, so that a piece is not a copy.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        tokens: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        features: Tensor,
+        keys: Tensor,
+        *shared: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows,) tokens, states (states, 512), and :class:`SharedRows` without its ``first``."""
+        state, slots, place = shared
+        read = F.linear(hidden, self.of_hidden, self.hidden_bias)
+        query, gate, own = read.split([HIDDEN, FEATURES, 4 * HIDDEN], -1)
+        weights = self.scores(query[slots], keys).softmax(-1)
+        context = torch.bmm(weights, features).flatten(0, 1)[place]
+        gates = F.linear(torch.sigmoid(gate) * context, self.of_context) + own
+        return self.move(gates[state] + self.word_gates[tokens], cell[state])
+
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Score (N, beams, 196) of each region, from queries (N, beams, 512)."""
-        weight = self.decoder.score.weight.view(-1)
+        """Score (N, beams, 196) of each region, less what is the same for all of a beam's.
+
+        relu(k + q) = max(k, -q) + q, and q by itself moves no softmax over regions.
+        """
+        weight, query = self.decoder.score.weight.view(-1), -query
         pieces = keys.unsqueeze(2).split([_PIECE] * (REGIONS // _PIECE))
-        scores = [(torch.relu(piece + query) * weight).sum(-1) for piece in pieces]
+        scores = [(torch.maximum(piece, query) * weight).sum(-1) for piece in pieces]
         return torch.cat(scores).permute(1, 2, 0)
 
 
 class GraphStep:
-    """:class:`TutorialStepInPieces` through the same runtime as the shipped model's."""
+    """:class:`SharedStep` through the same runtime as the shipped model's."""
 
     def __init__(self, decoder: TutorialDecoder) -> None:
-        rows, images = 4, 2
+        images, states, rows = 2, 4, 6
+        whole = torch.zeros(rows, dtype=torch.int64)
         examples = [
-            torch.ones(rows, dtype=torch.int64),
-            torch.zeros(rows, HIDDEN),
-            torch.zeros(rows, HIDDEN),
+            whole,
+            torch.zeros(states, HIDDEN),
+            torch.zeros(states, HIDDEN),
             torch.zeros(images, REGIONS, FEATURES),
             torch.zeros(REGIONS, images, HIDDEN),
+            whole,
+            whole.view(images, -1),
+            whole[:states],
         ]
         shapes = [
             *([-1], [-1, HIDDEN], [-1, HIDDEN]),
             *([-1, REGIONS, FEATURES], [REGIONS, -1, HIDDEN]),
+            *([-1], [-1, -1], [-1]),
         ]
-        graph = Graph(TutorialStepInPieces(decoder), examples, shapes)
-        self._run = graph.compile("f32", torch.get_num_threads())
+        self._run = Graph(SharedStep(decoder), examples, shapes).compile(
+            "f32", torch.get_num_threads()
+        )
         self._decoder = decoder
         self._bound: tuple[Tensor, Tensor] | None = None
+        self._beams = 1
 
-    def bind(self, features: Tensor) -> TutorialState:
+    def bind(self, features: Tensor) -> SharedState:
         """Project features (N, 196, 2048) once; return the state to begin with."""
         keys = self._decoder.key(features).transpose(0, 1).contiguous()
-        self._bound = features, keys
-        return self._decoder.initial_state(features)
+        self._bound, self._beams = (features, keys), 1
+        return SharedState(*self._decoder.initial_state(features), _numbered(len(features)))
 
-    def __call__(self, tokens: Tensor, state: TutorialState) -> tuple[Tensor, TutorialState]:
+    def __call__(self, tokens: Tensor, state: SharedState) -> tuple[Tensor, SharedState]:
         assert self._bound is not None
-        logits, hidden, cell = self._run([tokens, *state, *self._bound])
-        return logits, TutorialState(hidden, cell)
+        images = len(self._bound[0])
+        shared = SharedRows.of(state.row, images, self._beams)
+        once = (part.index_select(0, shared.first) for part in state[:2])
+        logits, hidden, cell = self._run([tokens, *once, *self._bound, *shared[1:]])
+        self._beams = len(tokens) // images
+        return logits, SharedState(hidden, cell, _numbered(len(tokens)))
+
+
+def _numbered(rows: int) -> Tensor:
+    return torch.arange(rows).unsqueeze(1)
 
 
 class TutorialMemory(NamedTuple):
@@ -246,11 +339,11 @@ def matrix_floor(decoder: TutorialDecoder, features: Tensor, beam: int, steps: i
     hidden = features.new_zeros(rows, HIDDEN)
     read = features.new_zeros(rows, HIDDEN + FEATURES)
     weights = features.new_zeros(images, beam, REGIONS)
-    torch.nn.functional.linear(features, decoder.key.weight)
+    F.linear(features, decoder.key.weight)
     for _ in range(steps):
-        torch.nn.functional.linear(hidden, decoder.query.weight)
-        torch.nn.functional.linear(hidden, decoder.gate.weight)
+        F.linear(hidden, decoder.query.weight)
+        F.linear(hidden, decoder.gate.weight)
         torch.bmm(weights, features)
-        torch.nn.functional.linear(read, decoder.cell.weight_ih)
-        torch.nn.functional.linear(hidden, decoder.cell.weight_hh)
-        torch.nn.functional.linear(hidden, decoder.output.weight)
+        F.linear(read, decoder.cell.weight_ih)
+        F.linear(hidden, decoder.cell.weight_hh)
+        F.linear(hidden, decoder.output.weight)
