@@ -268,12 +268,12 @@ class MetricsConfig(Strict):
 class Config(Strict):
     """A whole configuration file."""
 
-    cameras: dict[str, CameraConfig] = Field(default_factory=dict)
+    cameras: dict[str, CameraConfig] = Field(default={})
     capture: CaptureConfig = CaptureConfig()
     model: ModelConfig = ModelConfig()
     rules: RulesConfig = RulesConfig()
     redis: RedisConfig = RedisConfig()
-    webhooks: dict[str, WebhookConfig] = Field(default_factory=dict)
+    webhooks: dict[str, WebhookConfig] = Field(default={})
     mqtt: MqttConfig | None = None
     store: StoreConfig = StoreConfig()
     output: OutputConfig = OutputConfig()

@@ -246,9 +246,25 @@ def _refusal(scheme: str) -> str:
 
 def _split_name(text: str) -> tuple[str | None, str]:
     match = _NAMED.fullmatch(text.strip())
-    if match is None or Path(text).exists():
+    if Path(text).exists():
+        return None, text
+    if match is None:
+        _check_unnamed(text.strip())
         return None, text
     return match[1], match[2]
+
+
+def _check_unnamed(text: str) -> None:
+    """Raise SourceError for what was meant as ``NAME=SOURCE``; an address may hold ``=`` too."""
+    name, equals, body = text.partition("=")
+    if not equals or "/" in name or glob.has_magic(text):
+        return
+    if name and not body:
+        raise SourceError(f"{redact(text)}: no source behind the '='; write NAME=SOURCE")
+    raise SourceError(
+        f"{redact(name)!r} cannot name a camera: a name is 1 to 64 of A-Z, a-z, 0-9, '_', '.' and "
+        "'-', and begins with a letter or digit"
+    )
 
 
 def _expand(body: str) -> list[Source]:

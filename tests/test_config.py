@@ -14,7 +14,7 @@ from models.runtimes import RUNTIMES
 from pipeline.config import CAMERA_NAME, Config, OutputConfig, Runtime, load_config
 from pipeline.outputs import FORMATS
 from pipeline.rules import load_rules
-from pipeline.yaml_models import ConfigError
+from pipeline.yaml_models import ConfigError, Strict
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
@@ -147,3 +147,17 @@ def test_what_only_follows_from_another_error_is_not_told(tmp_path: Path):
     assert str(raised.value) == (
         f"{rules}:4: rules.0.keywords: must be a list, such as [a, b] (given: 'gun')"
     )
+
+
+def test_every_default_can_be_read_by_who_writes_the_reference():
+    models = [model for model in Strict.__subclasses__() if model.__module__ == Config.__module__]
+    assert Config in models
+    for model in models:
+        for name, field in model.model_fields.items():
+            assert field.is_required() or field.default_factory is None, f"{model.__name__}.{name}"
+
+
+def test_a_configuration_s_cameras_are_its_own():
+    one, other = Config(), Config()
+    one.cameras["gate"] = None  # type: ignore[assignment]
+    assert other.cameras == Config().cameras == {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.captioner import Hypothesis
-from models.evaluate import Observation, evaluate
+from models.evaluation.command import Observation, evaluate
 from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
 from models.evaluation.people import Naming, people_report, score_references

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,24 @@ def test_an_audit_of_nothing_is_wrong_use(
 ) -> None:
     assert "cannot be read" in refused(capsys, "audit", str(tmp_path / "none.jsonl"))
     assert "no captions.jsonl" in refused(capsys, "audit", str(tmp_path))
+
+
+@pytest.mark.parametrize("package", ["tqdm", "pycocoevalcap"])
+@pytest.mark.parametrize("program", ["models.evaluate", "models.training"])
+def test_a_program_without_its_extra_says_what_to_install(program: str, package: str) -> None:
+    code = (
+        f"import runpy, sys; sys.modules[{package!r}] = None;"
+        f"runpy.run_module({program!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"python -m {program} needs" in done.stderr
+    assert package in done.stderr
+    assert "pip install 'watchword[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -167,6 +167,25 @@ def test_what_cannot_be_a_video_is_refused_with_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["", "ga te", "Tür", "-gate", "g" * 65])
+def test_what_cannot_name_a_camera_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    for source in ("a.mp4", "rtsp://user:secret@camera/live"):
+        with pytest.raises(SourceError, match="cannot name a camera: a name is") as caught:
+            expand_sources([f"{name}={source}"])
+        assert "secret" not in str(caught.value)
+    Path(f"{name}=a.mp4").write_bytes(b"\0video")  # a file that is called so
+    assert len(expand_sources([f"{name}=a.mp4"])) == 1
+    assert len(expand_sources([f"{name}=*.mp4"])) == 1
+
+
+def test_a_name_without_a_source_is_told():
+    with pytest.raises(SourceError, match="gate=: no source behind the '='"):
+        expand_sources(["gate="])
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 120))
 def test_media_time_always_increases(positions: list[float], fps: float):
     clock = MediaClock(fps)

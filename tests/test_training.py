@@ -28,7 +28,7 @@ from models.checkpoint import load_checkpoint
 from models.concepts import ConceptHead, HazardReadout, concept_lemma, pooled_features
 from models.decoders import Decoder, DecoderConfig
 from models.encoders import Encoder, build_encoder
-from models.evaluate import observe
+from models.evaluation.command import observe
 from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
 from models.training import features, loop
