@@ -333,7 +333,7 @@ class ReplayedStep(PlainStep):
 
 
 def matrix_floor(decoder: TutorialDecoder, features: Tensor, beam: int, steps: int) -> None:
-    """Only the matrix products that the search cannot do without, by PyTorch, nothing between."""
+    """Only a search's matrix products, by PyTorch, nothing between; each row's, shared or not."""
     images = len(features)
     rows = images * beam
     hidden = features.new_zeros(rows, HIDDEN)
