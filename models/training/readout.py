@@ -25,12 +25,14 @@ from models.training.sources import Sample
 __all__ = [
     "OutOfFold",
     "ReadoutTable",
+    "calibrate",
     "choose_thresholds",
     "fit_readout",
     "fit_table",
     "fit_without_folds",
     "fold_of",
     "leave_out",
+    "logistic",
     "readout_samples",
 ]
 
@@ -147,6 +149,55 @@ def choose_thresholds(
     return thresholds
 
 
+def logistic(
+    features: Tensor, target: Tensor, penalty: float, given: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights (D,) and offset of an L2-penalised logistic regression; classes weigh the same.
+
+    Args:
+        features: (n, D), standardised inside.
+        target: (n,), 0 or 1.
+        penalty: On the squared weights of standardised features.
+        given: (n,) scores in nats that are added to.
+
+    """
+    if target.sum() in (0, len(target)):
+        return torch.zeros(features.shape[1]), torch.zeros(())
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    standard = (features - mean) / deviation
+    weights = torch.zeros(features.shape[1], requires_grad=True)
+    offset = torch.zeros((), requires_grad=True)
+    balance = (len(target) - target.sum()) / target.sum()
+    optimizer = torch.optim.LBFGS([weights, offset], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        scores = standard @ weights + offset + given
+        loss = F.binary_cross_entropy_with_logits(scores, target, pos_weight=balance)
+        loss = loss + penalty * weights.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    raw = (weights / deviation).detach()
+    return raw, (offset - raw @ mean).detach()
+
+
+def calibrate(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift that make log-odds of scores (n,); the order stays (Platt 1999)."""
+    scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(scores * scale + shift, target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return scale.detach().clamp_min(1e-3), shift.detach()
+
+
 @dataclass(frozen=True)
 class ReadoutTable:
     """One row a sample and view: maximum and mean side by side (n, 2D), and change (n, D)."""
@@ -222,8 +273,8 @@ def _fit_hazard(table: ReadoutTable, hazard: str) -> _Fit:
         ),
     )
     held_out = _out_of_fold(table.still, target, known, folds, penalty, nothing)
-    weights, offset = _logistic(table.still[known], target[known], penalty, nothing[known])
-    scale, shift = _platt(held_out[known], target[known])
+    weights, offset = logistic(table.still[known], target[known], penalty, nothing[known])
+    scale, shift = calibrate(held_out[known], target[known])
     held_out = held_out * scale + shift
     clips = known & (table.moves > 0)
     shown = {s.scene for s, t, c in zip(table.rows, target, clips, strict=True) if t > 0 and c}
@@ -249,10 +300,10 @@ def _fit_change(clips: ReadoutTable, hazard: str, target: Tensor, still: Tensor)
             tried[alone, l2] = _out_of_fold(clips.motion, target, all_rows, folds, l2, given)
     alone, l2 = max(tried, key=lambda choice: _auc(clips, hazard, tried[choice]))
     given = torch.zeros_like(still) if alone else still
-    weights, offset = _logistic(clips.motion, target, l2, given)
+    weights, offset = logistic(clips.motion, target, l2, given)
     if not alone:
         return _Change(weights, offset, alone, tried[alone, l2])
-    scale, shift = _platt(tried[alone, l2], target)
+    scale, shift = calibrate(tried[alone, l2], target)
     return _Change(weights * scale, offset * scale + shift, alone, tried[alone, l2] * scale + shift)
 
 
@@ -263,52 +314,11 @@ def _out_of_fold(
     scores = torch.zeros(len(target))
     for fold in range(_FOLDS):
         fitted_on, held_out = known & (folds != fold), folds == fold
-        weights, offset = _logistic(
+        weights, offset = logistic(
             features[fitted_on], target[fitted_on], penalty, given[fitted_on]
         )
         scores[held_out] = given[held_out] + features[held_out] @ weights + offset
     return scores
-
-
-def _logistic(
-    features: Tensor, target: Tensor, penalty: float, given: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Weights and offset of an L2-penalised logistic regression, both classes weighing the same."""
-    if target.sum() in (0, len(target)):
-        return torch.zeros(features.shape[1]), torch.zeros(())
-    mean, deviation = features.mean(0), features.std(0) + 1e-3
-    standard = (features - mean) / deviation
-    weights = torch.zeros(features.shape[1], requires_grad=True)
-    offset = torch.zeros((), requires_grad=True)
-    balance = (len(target) - target.sum()) / target.sum()
-    optimizer = torch.optim.LBFGS([weights, offset], max_iter=60, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        scores = standard @ weights + offset + given
-        loss = F.binary_cross_entropy_with_logits(scores, target, pos_weight=balance)
-        loss = loss + penalty * weights.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    raw = (weights / deviation).detach()
-    return raw, (offset - raw @ mean).detach()
-
-
-def _platt(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift that make probabilities of scores; the order stays."""
-    scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale, shift], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(scores * scale + shift, target)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return scale.detach().clamp_min(1e-3), shift.detach()
 
 
 def _auc(table: ReadoutTable, hazard: str, scores: Tensor) -> float:
