@@ -191,7 +191,6 @@ class BeamSearch(Generic[State]):
         self.forbidden = forbidden
         block = (NgramBlock(config.block_ngrams),) if config.block_ngrams else ()
         self.processors = (*block, *processors)
-        self._sizes, self._first = torch.Size(), forbidden
 
     def run(self, state: State) -> list[list[Hypothesis]]:
         """Search from a state with one row an image."""
@@ -230,18 +229,13 @@ class BeamSearch(Generic[State]):
         seen = None if self.trace is None else self.trace(state).view(*live.shape, -1)
         choice = self._select(live, *self._extend(scores, front.history, t))
         record.choose(t, images, choice)
-        rows = (self._first_rows(live) + choice.parent).view(-1)
+        # Made anew each time: a recorded search may keep no tensor that another size replaces.
+        first = torch.arange(0, live.numel(), live.shape[1], device=live.device)
+        rows = (first.unsqueeze(1) + choice.parent).view(-1)
         tokens, history = choice.token.reshape(-1), front.history
         if self.processors:
             history = torch.cat((history.index_select(0, rows), tokens.unsqueeze(1)), 1)
         return Front(images, tokens, choice.log_prob, history), _reorder(state, rows), seen
-
-    def _first_rows(self, live: Tensor) -> Tensor:
-        """Row of each image's first prefix, (n, 1); made anew only where the sizes are new."""
-        if live.shape != self._sizes:
-            first = torch.arange(0, live.numel(), live.shape[1], device=live.device)
-            self._sizes, self._first = live.shape, first.unsqueeze(1)
-        return self._first
 
     def _extend(self, scores: Tensor, history: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """Return the best beam_size + 1 words of each row and their log-probabilities."""
