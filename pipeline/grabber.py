@@ -243,10 +243,21 @@ class Grabber:
         """Whether a live stream gave an old frame again, as a hung one does for a while."""
         return self._job.source.live and not self._advances and ref.difference == 0.0
 
+    def _no_more(self) -> OpenError:
+        """Why a live stream gives no frame: it ended, or its first key frame is not here yet."""
+        place, config = self._job.source.display, self._job.config
+        if self._started_ns is not None or config.key_frames_only:
+            return OpenError(f"{place}: the stream gives no more frames")
+        return OpenError(
+            f"{place}: the stream gives no picture",
+            hint=f"where its key frames lie over {config.read_timeout_s:g} s apart, raise "
+            "capture.read_timeout_s",
+        )
+
     def _go_on_after_failed_grab(self, reader: FrameReader) -> bool:
         """Whether to try again; a live stream that gives no frame has failed."""
         if self._job.source.live:
-            raise OpenError(f"{self._job.source.display}: the stream gives no more frames")
+            raise self._no_more()
         expected = reader.info.frames
         settled = max(self._sequence, self._job.first_sequence)
         if expected is None or settled >= expected - max(3, expected // 100):
