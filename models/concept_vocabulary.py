@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from models.claims import CLAIMS
 from models.concept_agreement import ConceptLexicon
 from models.grounding import Thresholds
 
@@ -36,6 +37,8 @@ class ConceptVocabulary:
             raise ValueError(
                 f"a lexicon of {len(self.lexicon.words)} concepts for {len(self.words)}"
             )
+        if unknown := sorted(self.thresholds.keys() - CLAIMS.keys()):
+            raise ValueError(f"thresholds of {unknown[0]!r}, which is none of {', '.join(CLAIMS)}")
         object.__setattr__(self, "thresholds", MappingProxyType(dict(self.thresholds)))
 
 

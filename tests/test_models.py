@@ -446,6 +446,11 @@ def test_a_concept_vocabulary_is_not_changed_from_outside(detector: Captioner):
         known.thresholds["fire"] = Thresholds(0.3, 0.4)  # type: ignore[index]
 
 
+def test_thresholds_of_what_no_caption_claims_are_refused():
+    with pytest.raises(ValueError, match="thresholds of 'flood', which is none of fire, smoke"):
+        ConceptVocabulary(thresholds={"flood": Thresholds(0.1, 0.2)})
+
+
 def test_concepts_of_another_head_are_refused(detector: Captioner):
     before = detector.concepts
     with pytest.raises(ValueError, match="1 concept words for a head of"):
