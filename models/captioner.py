@@ -217,6 +217,8 @@ class Captioner(nn.Module):
                 lambda some, options: self._search(some, beam_size, max_words, options),
                 decoding,
             )
+        if decoding.prefers:
+            paths = [of_window[:beam_size] for of_window in paths]
         frames: list[int] = ready.mask.sum(1).tolist()
         found = [
             self._hypothesis(path, own[-count:])

@@ -166,6 +166,9 @@ class Searcher:
     ) -> Paths:
         """Search captions; best first, for each clip.
 
+        Where there is a choice, all that there was to choose from, up to twice a beam's; who asks
+        keeps as many as the beam is wide.
+
         Raises:
             ValueError: Options that do not fit the model, its vocabulary or the beam.
 
@@ -183,7 +186,7 @@ class Searcher:
             return found
         concepts = windows.memory.concepts.float().cpu().numpy()
         return [
-            chooser.order(paths, row, decoding.preference)[:beam_size]
+            chooser.order(paths, row, decoding.preference)
             for paths, row in zip(found, concepts, strict=True)
         ]
 

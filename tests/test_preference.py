@@ -19,6 +19,8 @@ from models.captioner import Captioner
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.concept_agreement import ConceptAgreement, ConceptLexicon
 from models.concept_vocabulary import ConceptVocabulary
+from models.grounding import Thresholds
+from models.hazard_words import names_hazard
 from models.preference import BY_SCORE, CaptionChooser, Preference
 from models.registry import load_captioner
 from models.search import Hypothesis
@@ -276,6 +278,36 @@ def test_without_a_lexicon_and_without_preference_captions_are_the_search_s(
 def test_a_weight_that_is_none_is_refused(name: str, weight: float) -> None:
     with pytest.raises(ValueError, match="preference"):
         Preference(**{name: weight})
+
+
+def test_what_evidence_denies_is_looked_past_in_all_that_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools, order = [], CaptionChooser.order
+
+    def watched(
+        self: CaptionChooser, paths: list[Hypothesis], row: np.ndarray, preference: Preference
+    ) -> list[Hypothesis]:
+        pools.append(order(self, paths, row, preference))
+        return pools[-1]
+
+    monkeypatch.setattr(CaptionChooser, "order", watched)
+    none = ConceptVocabulary(CONCEPTS, LEXICON, {"fire": Thresholds(deny=1.0, say=2.0)})
+    bare = tiny_captioner(WORDS, 64, seed=16, concepts=CONCEPTS, attention="dot")
+    denying = Captioner(bare.encoder, bare.decoder, VOCABULARY, 64, none).eval()
+    beam_size, windows = 3, clips()
+    told = denying.caption(windows, beam_size)
+    first, again = pools[: len(windows)], pools[len(windows) :]
+    ranks = []
+    for hypothesis, pool in zip(told, first, strict=True):
+        found = [VOCABULARY.decode(path.tokens) for path in pool]
+        fitting = [text for text in found if not names_hazard(text, "fire")]
+        assert len(hypothesis.alternatives) < beam_size
+        if fitting:
+            assert hypothesis.text == fitting[0]
+            ranks.append(found.index(fitting[0]))
+    assert len(again) == len(windows) - len(ranks)  # only these were searched once more
+    assert max(ranks) >= beam_size  # one was beyond the beam
 
 
 # In a checkpoint
