@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -243,15 +244,38 @@ def test_memory_errors_are_told_from_others():
 
 @pytest.mark.parametrize(
     ("fixed_s", "each_s", "expected"),
-    [(0.0, 0.01, 1), (0.1, 0.001, 32), (0.1, 0.01, 32), (0.1, 0.02, 16), (1.0, 0.1, 1)],
+    [(0.0, 0.01, 32), (0.1, 0.001, 32), (0.1, 0.01, 32), (0.1, 0.02, 16), (1.0, 0.1, 1)],
 )
-def test_the_knee_is_found(fixed_s: float, each_s: float, expected: int):
+def test_the_largest_batch_that_pays_within_the_budget_is_found(
+    fixed_s: float, each_s: float, expected: int
+):
     now = [0.0]
 
     def work(count: int) -> None:
         now[0] += fixed_s + each_s * count
 
     assert best_batch_size(work, 32, 0.5, lambda: now[0]) == expected
+
+
+def test_a_batch_beyond_which_work_gets_slower_is_found():
+    now = [0.0]
+
+    def work(count: int) -> None:  # as where a larger batch no longer fits a cache
+        now[0] += 0.01 + 0.005 * count + max(0, count - 8) * 0.01
+
+    assert best_batch_size(work, 32, 0.5, lambda: now[0]) == 8
+
+
+@given(st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(0, 2), st.floats(1, 20))
+def test_one_slow_run_of_a_size_does_not_matter(slow: int, run: int, times: float):
+    now, runs = [0.0], Counter[int]()
+
+    def work(count: int) -> None:
+        runs[count] += 1
+        is_slow = count == slow and runs[count] == 2 + run  # the first run is not timed
+        now[0] += (0.01 + 0.001 * count) * (times if is_slow else 1)
+
+    assert best_batch_size(work, 32, 0.5, lambda: now[0]) == 32
 
 
 @given(most=st.integers(1, 64), fits=st.integers(1, 64))
