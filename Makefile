@@ -27,7 +27,7 @@ soak: $(VENV)/.test
 bench: $(VENV)/.bench
 	for part in decoding "encoding --blip 2" end_to_end static_scene \
 			"live --cameras 1 4 6 8 --seconds 20" "live --scene key-frames --cameras 1 4 8 16" \
-			"live --scene still --cameras 1 8 32" "alert_latency --seconds 30" curves; do \
+			"live --scene still --cameras 1 8 32" "alert_latency --seconds 30" grabbers curves; do \
 		echo "== $$part"; \
 		OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || failed="$$failed $${part%% *}"; \
 	done; \
