@@ -21,8 +21,7 @@ pytest.importorskip("pycocoevalcap", reason="needs the train extra")
 
 from models.checkpoint import save_checkpoint
 from models.encoders import Encoder, build_encoder
-from models.training import __main__ as command
-from models.training import loop, sources
+from models.training import command, loop, sources
 from models.training.data import LONGEST, caption_tensor
 from models.training.graphed import Graphed
 from models.training.live_views import _CORRUPTIONS, LiveMaps, camera_views
