@@ -172,10 +172,10 @@ def test_what_cannot_name_a_camera_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.chdir(tmp_path)
-    for source in ("a.mp4", "rtsp://user:secret@camera/live"):
+    for source in ("a.mp4", f"rtsp://user:{PASSWORD}@camera/live"):
         with pytest.raises(SourceError, match="cannot name a camera: a name is") as caught:
             expand_sources([f"{name}={source}"])
-        assert "secret" not in str(caught.value)
+        assert PASSWORD not in str(caught.value)
     Path(f"{name}=a.mp4").write_bytes(b"\0video")  # a file that is called so
     assert len(expand_sources([f"{name}=a.mp4"])) == 1
     assert len(expand_sources([f"{name}=*.mp4"])) == 1
