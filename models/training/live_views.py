@@ -180,7 +180,8 @@ def _jpeg(seen: Tensor, severity: Tensor) -> Tensor:
     return (basis.T @ rounded @ basis).transpose(-3, -2).reshape(seen.shape)
 
 
-_CORRUPTIONS = (_low_light, _infrared, _noise, _blur, _motion_blur, _jpeg)
+# Infrared thrice: cameras see so all night, and it costs captions most.
+_CORRUPTIONS = (_low_light, *[_infrared] * 3, _noise, _blur, _motion_blur, _jpeg)
 
 
 def _filtered(seen: Tensor, kernels: Tensor) -> Tensor:
