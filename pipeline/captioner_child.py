@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from pipeline.batch_limit import BatchLimit, best_batch_size, most_that_fits
 from pipeline.captioner_evidence import EvidenceSource, WindowEvidence
 from pipeline.captioner_messages import Answer, CaptionerOptions, Failure, Ready, Request
-from pipeline.messages import Alternative, Caption, FrameRef, Word
+from pipeline.messages import Alternative, Caption, Concept, FrameRef, Word
+from pipeline.scuffle import SCUFFLE, probability_of
 from pipeline.slots import FrameSlots
 
 __all__ = ["Captioner", "Windows", "serve"]
@@ -73,7 +74,7 @@ class Captioner(Protocol):
 
 
 class Windows:
-    """The last ``length`` frames of each camera: features, time in seconds, whether coloured.
+    """The last ``length`` frames of each camera: features, time in s, colours, how things move.
 
     A jump back in time (a restarted file, a clock that was set) empties the camera's window, and
     so does a gap longer than ``max_gap_s``: frames that far apart are not one scene.
@@ -82,19 +83,30 @@ class Windows:
     def __init__(self, length: int, max_gap_s: float = 5.0) -> None:
         self._length = length
         self._max_gap_s = max_gap_s
-        self._frames: dict[str, deque[tuple[Any, float, bool]]] = {}
+        self._frames: dict[str, deque[tuple[Any, float, bool, float | None]]] = {}
 
-    def push(self, camera: str, features: Any, time_s: float, coloured: bool) -> None:
-        """Append one frame's features (R, D), and whether it shows any colour."""
+    def push(
+        self,
+        camera: str,
+        features: Any,
+        time_s: float,
+        coloured: bool,
+        scuffle: float | None = None,
+    ) -> None:
+        """Append one frame's features (R, D), whether it shows any colour, and how it moves."""
         frames = self._frames.setdefault(camera, deque(maxlen=self._length))
         if frames and not 0.0 <= time_s - frames[-1][1] <= self._max_gap_s:
             frames.clear()
-        frames.append((features, time_s, coloured))
+        frames.append((features, time_s, coloured, scuffle))
 
     def window(self, camera: str) -> Window:
         """Return the camera's window."""
-        features, times_s, coloured = zip(*self._frames[camera], strict=True)
+        features, times_s, coloured, _ = zip(*self._frames[camera], strict=True)
         return list(features), list(times_s), list(coloured)
+
+    def scuffle(self, camera: str) -> float | None:
+        """Probability of a scuffle by the camera's window, None where it is unknown."""
+        return probability_of([scuffle for *_, scuffle in self._frames[camera]])
 
     def forget(self, camera: str) -> None:
         """Drop a camera's window."""
@@ -125,13 +137,17 @@ class _Server:
         squares = [self._slots[r.stamp.camera].square(r.slot) for r in request.refs]
         encoded = self._encoding.run(squares, self._encode)
         encoded_s = time.perf_counter()
-        windows, due = [], []
+        windows, due, moving = [], [], []
         for ref, (one, coloured), is_due in zip(request.refs, encoded, request.due, strict=True):
-            self._windows.push(ref.stamp.camera, one, ref.stamp.time_s, coloured)
+            camera = ref.stamp.camera
+            self._windows.push(camera, one, ref.stamp.time_s, coloured, ref.scuffle)
             if is_due:
                 due.append(ref)
-                windows.append(self._windows.window(ref.stamp.camera))
+                windows.append(self._windows.window(camera))
+                moving.append(self._windows.scuffle(camera))
         found = self._decoding.run(list(zip(due, windows, strict=True)), self._caption)
+        if SCUFFLE in self._options.concepts:
+            found = [_moving(one, how) for one, how in zip(found, moving, strict=True)]
         return Answer(
             tuple(found),
             min(self._encoding.size, self._decoding.size),
@@ -165,6 +181,13 @@ class _Server:
             _to_caption(ref, hypothesis, found, self._captioner.identity)
             for (ref, _), hypothesis, found in zip(part, hypotheses, evidence, strict=True)
         ]
+
+
+def _moving(caption: Caption, scuffle: float | None) -> Caption:
+    """Put in how things move, where it is known; the model gives the other concepts."""
+    if scuffle is None:
+        return caption
+    return replace(caption, concepts={**caption.concepts, SCUFFLE: Concept(scuffle)})
 
 
 def _to_caption(
@@ -212,7 +235,8 @@ def _serve(pipe: Connection, options: CaptionerOptions) -> None:
     captioner = _load(pipe, options)
     if captioner is None:
         return
-    evidence = EvidenceSource(captioner, options.concepts, options.probes)
+    of_model = [word for word in options.concepts if word != SCUFFLE]  # that one tells motion
+    evidence = EvidenceSource(captioner, of_model, options.probes)
     ready = _ready(captioner, evidence, options)
     pipe.send(ready)
     server = _Server(captioner, replace(options, max_batch_frames=ready.batch_frames), evidence)

@@ -19,6 +19,11 @@ class Ticks:
         self._per_second = per_second
         self._last_tick = -1
 
+    @property
+    def next_s(self) -> float:
+        """Time from which on the next frame is granted."""
+        return (self._last_tick + 1) / self._per_second - _SLACK_S
+
     def take(self, time_s: float) -> bool:
         """Whether the frame at ``time_s`` (seconds from the first, not decreasing) is granted."""
         tick = int((time_s + _SLACK_S) * self._per_second)
@@ -42,6 +47,13 @@ class TokenBucket:
         self._per_second = per_second
         self._tokens = 1.0
         self._last_s: float | None = None
+
+    @property
+    def next_s(self) -> float:
+        """Time from which on the next frame is granted."""
+        if self._last_s is None:
+            return float("-inf")
+        return self._last_s + max(0.0, 1.0 - _ROUNDING - self._tokens) / self._per_second
 
     def take(self, time_s: float) -> bool:
         """Whether the frame that came at ``time_s`` (not decreasing) is granted."""

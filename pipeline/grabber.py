@@ -33,8 +33,10 @@ from pipeline.grab_messages import (
     Progress,
 )
 from pipeline.messages import FrameRef, FrameStamp
+from pipeline.moving import MotionWatch
 from pipeline.open_errors import OpenError
 from pipeline.pictures import (
+    Picture,
     black_out,
     change_between,
     halve_towards,
@@ -100,6 +102,7 @@ class Grabber:
         self._grey: NDArray[np.uint8] | None = None
         self._keep = unmasked(job.layout.square_pixels, job.masks)
         self._judge = _sight_judge(job)
+        self._motion = None if job.source.kind is SourceKind.FOLDER else MotionWatch()
         self._judged_s = float("-inf")
         self._told_at_s = time.monotonic()
 
@@ -139,32 +142,49 @@ class Grabber:
 
     def _handle(self, reader: FrameReader) -> None:
         now_ns, media_s = self._times(reader)
-        wanted = self._sampler.take(self._seconds_in(now_ns, media_s))
+        time_s = self._seconds_in(now_ns, media_s)
+        wanted = self._sampler.take(time_s)
         sequence = self._sequence
         self._sequence += 1
         if sequence < self._job.first_sequence:
             return  # settled before this child took over; grabbed again only to get past it
+        if self._motion is not None:
+            self._motion.note(time_s)
         if not wanted:
             self._tally.settle("unsampled")
+            if self._motion is not None and self._motion.wants(self._sampler.next_s):
+                self._motion.keep(self._picture(reader))
             return
         stamp = self._stamp(sequence, now_ns, media_s)
-        image = reader.retrieve()
-        if image is None:
+        picture = self._picture(reader)
+        if picture is None:
             self._tally.settle("failed", "corrupt")
             return
+        self._hand_over(stamp, picture)
+        if self._motion is not None and self._motion.wants(self._sampler.next_s):
+            self._motion.keep(picture)
+
+    def _picture(self, reader: FrameReader) -> Picture | None:
+        """The grabbed frame, masked, and no larger than it is needed; None when it is broken."""
+        image = reader.retrieve()
+        if image is None:
+            return None
         if self._job.masks:
             image = np.ascontiguousarray(image)
             black_out(image, self._job.masks)  # before anything else sees the picture
-        self._hand_over(stamp, image)
+        layout = self._job.layout
+        width, height = preview_size(image.shape[1], image.shape[0], layout.preview_pixels)
+        side = layout.square_pixels
+        return Picture(halve_towards(image, max(width, side), max(height, side)), width, height)
 
-    def _hand_over(self, stamp: FrameStamp, image: NDArray[np.uint8]) -> None:
+    def _hand_over(self, stamp: FrameStamp, picture: Picture) -> None:
         slot = self._inbox.take_slot(wait=self._job.waits)
         if slot is None:
             if not self._inbox.stopping:
                 self._newest_ns = stamp.captured_monotonic_ns
             self._tally.settle("dropped", "aborted" if self._inbox.stopping else "queue_full")
             return
-        ref = self._fill(slot, stamp, image)
+        ref = self._fill(slot, stamp, picture)
         grey = np.asarray(cv2.cvtColor(self._slots.square(slot), cv2.COLOR_RGB2GRAY), np.uint8)
         small = thumbnail(grey)
         ref = replace(ref, difference=self._change(small))
@@ -179,16 +199,17 @@ class Grabber:
             self._tally.settle("skipped")
             return
         self._thumbnail = small
+        if self._motion is not None:
+            ref = replace(ref, scuffle=self._motion.look(picture))
         self._tally.settle("delivered")
         self._told_at_s = time.monotonic()
         self._connection.send(Delivered(ref, self._progress()))
 
-    def _fill(self, slot: int, stamp: FrameStamp, image: NDArray[np.uint8]) -> FrameRef:
+    def _fill(self, slot: int, stamp: FrameStamp, picture: Picture) -> FrameRef:
         layout = self._job.layout
-        width, height = preview_size(image.shape[1], image.shape[0], layout.preview_pixels)
         side = layout.square_pixels
+        image, width, height = picture
         self._reserve(slot, width, height)
-        image = halve_towards(image, max(width, side), max(height, side))
         small = shrink_to(image, side, side)
         cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=self._slots.square(slot))
         preview = shrink_to(image, width, height)

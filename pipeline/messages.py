@@ -74,6 +74,8 @@ class FrameRef:
     the encoder's square for snapshots. ``difference`` is the mean absolute grey difference from
     the frame looked at before, 0..1, measured once in the grabber (None for the first frame).
     ``segment`` names the shared memory: a camera that was changed while running has a new one.
+    ``scuffle`` is the log-odds, by how things move just then, that people fight
+    (:mod:`pipeline.scuffle`); None where no picture from shortly before could be had.
     """
 
     stamp: FrameStamp
@@ -82,6 +84,7 @@ class FrameRef:
     preview_height: int
     difference: float | None = None
     segment: str = ""
+    scuffle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.sight import PictureMeasures
 
 __all__ = [
+    "Picture",
     "Polygons",
     "black_out",
     "change_between",
@@ -25,6 +26,14 @@ __all__ = [
 
 Polygons = Sequence[Sequence[tuple[float, float]]]
 """Polygons; corners are fractions of the picture's width and height, 0..1."""
+
+
+class Picture(NamedTuple):
+    """A frame (H, W, 3) uint8 BGR, halved as often as it can be, and the size of its preview."""
+
+    image: NDArray[np.uint8]
+    width: int
+    height: int
 
 
 _THUMBNAIL_PIXELS = 56

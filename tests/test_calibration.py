@@ -57,6 +57,16 @@ def test_either_holds_said_and_unsaid_to_the_same_evidence() -> None:
     assert spec.evidence.concepts == spec.evidence.or_concepts == {"fire": 0.7}
 
 
+def test_evidence_that_decides_where_it_is_known_can_be_calibrated() -> None:
+    rules = rules_of(where_known={"concepts": {"fire": 0.1, "smoke": 0.0}})
+    both = [replace(c, concepts={**c.concepts, "smoke": Concept(1.0)}, text="") for c in STREAM]
+    points = calibrate(both, LABELS, rules, "fire", Threshold("where_known.fire"))
+    assert [point.recall for point in points] == [1.0, 1.0, 1.0, 0.0]
+    spec = Threshold("where_known.fire").set_in(rules.rules[0].spec, 0.7)
+    assert spec.where_known is not None
+    assert spec.where_known.concepts == {"fire": 0.7, "smoke": 0.0}
+
+
 def test_thresholds_are_tried_where_the_events_are() -> None:
     quiet = [caption(second, second / 1e5, "a room") for second in range(990)]
     event = [caption(1000 + n, 0.5 + n / 100, "a room") for n in range(10)]

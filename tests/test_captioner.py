@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from pipeline.batch_limit import (
     most_that_fits,
 )
 from pipeline.batcher import Batch
-from pipeline.captioner import CaptionerError, CaptionerProcess, CaptionerStage
+from pipeline.captioner import CaptionedFrame, CaptionerError, CaptionerProcess, CaptionerStage
 from pipeline.captioner_messages import CaptionerOptions
 from pipeline.ledger import Ledger
 from pipeline.messages import FrameRef, FrameStamp
@@ -58,11 +59,21 @@ class Frames:
 
 @contextmanager
 def stage(
-    fake: str, brightness: list[int], timeout_s: float = 30.0, measure: bool = False
+    fake: str,
+    brightness: list[int],
+    timeout_s: float = 30.0,
+    measure: bool = False,
+    window_frames: int = 1,
+    concepts: tuple[str, ...] = (),
 ) -> Iterator[tuple[CaptionerStage, Frames, Ledger]]:
     slots = FrameSlots.create("test", len(brightness), SIDE, 1)
     options = CaptionerOptions(
-        f"captioner_fakes:{fake}", "m", window_frames=1, measure_batch=measure, max_batch_frames=16
+        f"captioner_fakes:{fake}",
+        "m",
+        window_frames=window_frames,
+        concepts=concepts,
+        measure_batch=measure,
+        max_batch_frames=16,
     )
     process, ledger = CaptionerProcess(options, timeout_s), Ledger()
     try:
@@ -74,6 +85,10 @@ def stage(
         process.kill()
         slots.close()
         slots.unlink()
+
+
+def captions_of(made: CaptionerStage, frames: Frames) -> list[CaptionedFrame]:
+    return [one for one in made.process([batch(frames)]) if isinstance(one, CaptionedFrame)]
 
 
 def batch(frames: Frames) -> Batch:
@@ -94,6 +109,19 @@ def test_want_of_memory_halves_the_batch_and_loses_nothing(caplog: pytest.LogCap
 
 
 @pytest.mark.fault
+def test_how_things_move_stands_beside_what_the_model_says_where_it_is_known_and_asked_for():
+    with stage("plain", [1, 2, 3], window_frames=3, concepts=("scuffle",)) as (made, frames, _):
+        assert made.ready is not None and made.ready.unknown_concepts == ()
+        looks = zip(frames.refs, (None, 2.0, 3.0), strict=True)
+        frames.refs = [replace(ref, scuffle=look) for ref, look in looks]
+        said = [one.caption.concepts for one in captions_of(made, frames)]
+    assert said[:2] == [{}, {}]  # of one look alone nothing can be told
+    assert said[2]["scuffle"].probability == pytest.approx(0.92, abs=0.01)
+    with stage("plain", [1, 2, 3], window_frames=3) as (made, frames, _):
+        frames.refs = [replace(ref, scuffle=2.0) for ref in frames.refs]
+        assert [one.caption.concepts for one in captions_of(made, frames)] == [{}] * 3
+
+
 def test_the_batch_size_is_measured_once_and_fits_the_memory():
     with stage("cramped", [1], measure=True) as (captioner, _, _):
         assert captioner.ready.batch_frames in (1, 2)

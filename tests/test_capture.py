@@ -5,11 +5,13 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from capture_run import CLIPS, Run, file_spec, segments
+from media import write_video
 from planted import ODD_PASSWORD
 from rtsp_server import RtspServer, free_port
 
@@ -44,6 +46,27 @@ def test_pictures_in_the_slots_are_the_files_pictures():
     assert np.array_equal(preview, first[:, :, ::-1])
     small = cv2.resize(first[:, :, ::-1], (64, 64), interpolation=cv2.INTER_AREA)
     assert np.abs(square.astype(int) - small).mean() < 6
+
+
+def test_every_second_look_knows_how_things_move_where_frames_come_fast(tmp_path: Path):
+    video = write_video(tmp_path / "fast.mp4", [number / 10 for number in range(30)])
+    with Run(file_spec("fast", video)) as run:
+        known = [ref.scuffle for ref in run.take_all()]
+    assert [one is None for one in known] == [True, False] * 4
+
+
+@pytest.mark.parametrize(
+    ("per_second", "settings"), [(4, {}), (10, {"key_frames_only": True}), (2, {})]
+)
+def test_key_frames_and_slow_frames_leave_it_unknown(
+    tmp_path: Path, per_second: int, settings: dict[str, Any]
+):
+    times_s = [number / per_second for number in range(24)]
+    video = write_video(tmp_path / "slow.mp4", times_s, gop=5)
+    with Run(file_spec("slow", video, **settings)) as run:
+        refs = run.take_all()
+    assert len(refs) > 3
+    assert {ref.scuffle for ref in refs} == {None}
 
 
 def test_two_files_wait_for_a_slow_taker_and_lose_nothing():

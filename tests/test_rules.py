@@ -687,6 +687,94 @@ def test_concepts_can_require_and_can_suffice() -> None:
     assert next(replay([strong], rules_of(evidence=enough))).keywords[0].keyword == "concept:fight"
 
 
+# Evidence that decides where it is known
+
+MOVING = {"concepts": {"scuffle": 0.8, "fight": 0.2}, "confirm": {"matches": 2, "of": 3}}
+LEVELS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30)
+
+
+def seen_at(time_s: float, text: str = "two men", **concepts: float) -> Caption:
+    found = {word: Concept(level) for word, level in concepts.items()}
+    return replace(caption(text, time_s), concepts=found)
+
+
+@given(LEVELS)
+def test_where_it_is_unknown_a_rule_is_what_it_was(levels: list[tuple[float, bool]]) -> None:
+    texts = ("a fight", "two men")
+    shown = [seen_at(at_s, texts[said], fight=level) for at_s, (level, said) in enumerate(levels)]
+    fields = {
+        "evidence": {"concepts": {"fight": 0.5}, "or_concepts": {"fight": 0.7}},
+        "confirm": {"matches": 3, "of": 4, "within_s": 6},
+    }
+
+    def alerts_of(**more: object) -> list[Alert]:
+        return [replace(a, rules_version="") for a in replay(shown, rules_of(**fields, **more))]
+
+    assert alerts_of(where_known=MOVING) == alerts_of()
+
+
+@given(LEVELS)
+def test_standing_still_raises_no_alert_whatever_is_said_and_shown(
+    levels: list[tuple[float, bool]],
+) -> None:
+    texts = ("a fight", "two men")
+    shown = [
+        seen_at(at_s, texts[said], fight=level, scuffle=0.2)
+        for at_s, (level, said) in enumerate(levels)
+    ]
+    rules = rules_of(evidence={"or_concepts": {"fight": 0.3}}, where_known=MOVING)
+    assert list(replay(shown, rules)) == []
+
+
+@pytest.mark.parametrize(
+    ("fight", "scuffle", "fires"), [(0.3, 0.9, True), (0.1, 0.9, False), (0.9, 0.7, False)]
+)
+def test_all_of_it_is_needed_and_words_are_not(fight: float, scuffle: float, fires: bool) -> None:
+    shown = [seen_at(at_s, fight=fight, scuffle=scuffle) for at_s in range(2)]
+    alerts = list(replay(shown, rules_of(where_known=MOVING, confirm={"matches": 5, "of": 7})))
+    assert bool(alerts) is fires
+    if fires:
+        assert alerts[0].stamp.time_s == 1  # two of three, not the five of seven of its words
+        assert alerts[0].evidence == {"concept:scuffle": scuffle, "concept:fight": fight}
+        assert alerts[0].probability == scuffle
+
+
+def test_what_is_known_and_what_is_not_do_not_confirm_one_another() -> None:
+    rules = rules_of(
+        evidence={"or_concepts": {"fight": 0.5}},
+        confirm={"matches": 2, "of": 3},
+        where_known=MOVING,
+    )
+    known, unknown = {"fight": 0.9, "scuffle": 0.9}, {"fight": 0.9}
+    for first, second, fires in (
+        (known, unknown, False),
+        (unknown, known, False),
+        (known, known, True),
+        (unknown, unknown, True),
+    ):
+        shown = [seen_at(0, **first), seen_at(1, **second)]
+        assert bool(list(replay(shown, rules))) is fires
+
+
+def test_what_is_known_keeps_to_vetoes_and_zones_and_is_no_step_of_a_sequence() -> None:
+    rules = rules_of(where_known=MOVING, none=["dance"])
+    shown = [seen_at(at_s, "people dance", fight=0.9, scuffle=0.9) for at_s in range(3)]
+    assert list(replay(shown, rules)) == []
+    left = {"z": {"polygon": [[0, 0], [0.4, 0], [0.4, 1], [0, 1]]}}
+    for x, fires in ((0.1, True), (0.7, False)):
+        rules = rules_of(where_known=MOVING, zones=["z"], zone_table=left)
+        concepts = {"fight": Concept(0.9, Region(x, 0.4, 0.2, 0.2)), "scuffle": Concept(0.9)}
+        shown = [replace(caption("two men", at_s), concepts=concepts) for at_s in range(2)]
+        assert bool(list(replay(shown, rules))) is fires
+    steps = [{"keywords": ["bag"]}, {"keywords": ["run"]}]
+    with pytest.raises(ValueError, match="take out 'where_known'"):
+        rules_of(keywords=[], sequence=steps, where_known=MOVING)
+
+
+def test_the_model_is_asked_for_what_is_to_decide() -> None:
+    assert rules_of(where_known=MOVING).concepts == ("fight", "scuffle")
+
+
 # A camera's own usual evidence
 
 USUAL = {"or_concepts": {"fight": 0.4}, "above_usual": {"fight": 0.2}, "usual_over_s": 100.0}

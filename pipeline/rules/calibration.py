@@ -21,7 +21,7 @@ from pipeline.messages import Alert, AlertState, Caption
 from pipeline.rules.judge import Judge
 from pipeline.rules.replay import replay
 from pipeline.rules.ruleset import Rule, RuleSet
-from pipeline.rules.schema import RuleSpec
+from pipeline.rules.schema import RuleSpec, WhereKnown
 from pipeline.rules.track import Track
 from pipeline.yaml_models import ConfigError, Problem, Strict
 
@@ -30,6 +30,7 @@ __all__ = ["Label", "Point", "Threshold", "calibrate", "chosen", "read_labels"]
 LATE = timedelta(seconds=5)  # an alert may start so long after its event: windows reach back
 _MAPPINGS = ("concepts", "or_concepts", "probes", "or_probes")
 _EITHER = "either_concepts"
+_WHERE_KNOWN = "where_known"
 _NUMBERS = ("beams", "or_beams")
 
 
@@ -71,7 +72,8 @@ class Threshold:
 
     ``key`` is ``min_probability``, ``beams``, ``or_beams``, or a name with a dot in it such as
     ``or_concepts.fire`` or ``probes.a person is lying on the floor``. ``either_concepts.fire``
-    sets ``concepts`` and ``or_concepts`` alike, so that the evidence decides, said or unsaid.
+    sets ``concepts`` and ``or_concepts`` alike, so that the evidence decides, said or unsaid;
+    ``where_known.scuffle`` one of those that decide where they are known.
     """
 
     key: str
@@ -79,7 +81,7 @@ class Threshold:
     def __post_init__(self) -> None:
         kind, _, name = self.key.partition(".")
         plain = self.key == "min_probability" or self.key in _NUMBERS
-        mappings = (*_MAPPINGS, _EITHER)
+        mappings = (*_MAPPINGS, _EITHER, _WHERE_KNOWN)
         if not plain and not (kind in mappings and name):
             known = ", ".join(["min_probability", *_NUMBERS, *(f"{k}.NAME" for k in mappings)])
             raise WrongUse(f"no threshold {self.key!r}; there are: {known}")
@@ -89,6 +91,11 @@ class Threshold:
         if self.key == "min_probability":
             return spec.model_copy(update={"min_probability": value})
         kind, _, name = self.key.partition(".")
+        if kind == _WHERE_KNOWN:
+            before = spec.where_known or WhereKnown(concepts={name: value})
+            concepts = {**before.concepts, name: value}
+            known = before.model_copy(update={"concepts": concepts})
+            return spec.model_copy(update={"where_known": known})
         kinds = ("concepts", "or_concepts") if kind == _EITHER else (kind,)
         new: dict[str, Any] = {
             kind: {**getattr(spec.evidence, kind), name: value} if name else value for kind in kinds
@@ -98,7 +105,7 @@ class Threshold:
     def value(self, rule: Rule, caption: Caption) -> float | None:
         """Return what the threshold would be held against on this caption, if there is anything."""
         kind, _, name = self.key.partition(".")
-        if kind in ("concepts", "or_concepts", _EITHER):
+        if kind in ("concepts", "or_concepts", _EITHER, _WHERE_KNOWN):
             return caption.concepts[name].probability if name in caption.concepts else None
         if kind in ("probes", "or_probes"):
             return caption.scores.get(name)

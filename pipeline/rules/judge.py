@@ -38,7 +38,8 @@ class Judge:
         if spec.sequence:
             found = advance_sequence(self.rule, track, caption, self._inside)
         else:
-            found = self._seen(track, caption)
+            known = _all_known(self.rule, caption)
+            found = self._known(track, caption) if known else self._seen(track, caption)
             remember(track, caption, spec.evidence)
         if found is None or in_schedule(spec.schedule, caption.stamp.captured_at):
             return found
@@ -63,6 +64,28 @@ class Judge:
         if spoken:
             self._held_back("zone")
         return None
+
+    def _known(self, track: Track, caption: Caption) -> Match | None:
+        """Go by the evidence of ``where_known`` alone, said or unsaid."""
+        spec = self.rule.spec.where_known
+        assert spec is not None  # only then is it known
+        if self.rule.matcher.match(caption.text).vetoed:
+            self._held_back("vetoed")
+            return None
+        least, share = spec.concepts, self._share(track)
+        concepts = {word: caption.concepts[word] for word in least}
+        if any(concept.probability < share * least[word] for word, concept in concepts.items()):
+            return None
+        found = [
+            Evidence(f"concept:{word}", "", NO_SPAN, concept.probability, None, concept.region)
+            for word, concept in concepts.items()
+        ]
+        if len(self._inside(found)) < len(found):
+            self._held_back("zone")
+            return None
+        measured = {item.keyword: item.probability for item in found}
+        probability = max(measured.values())
+        return Match(tuple(found), probability, evidence=measured, confirm=spec.confirm)
 
     def _beams(self, caption: Caption, matched: bool) -> float | None:
         if not matched and self.rule.spec.evidence.or_beams is None:
@@ -96,6 +119,12 @@ class Judge:
 
     def _held_back(self, reason: str) -> None:
         self.count(self.rule.spec.name, reason)
+
+
+def _all_known(rule: Rule, caption: Caption) -> bool:
+    """Whether the caption has all the evidence that is to decide where it is known."""
+    spec = rule.spec.where_known
+    return spec is not None and spec.concepts.keys() <= caption.concepts.keys()
 
 
 def _required(

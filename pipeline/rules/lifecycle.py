@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import dropwhile
 
 from pipeline.messages import Alert, AlertState, Caption, Evidence, FrameStamp
 from pipeline.rules.limits import Limits
-from pipeline.rules.schema import RuleSpec
+from pipeline.rules.schema import Confirm, RuleSpec
 from pipeline.rules.track import Sighting, Track
 
 __all__ = ["Lifecycle", "Match", "alert_id"]
@@ -21,12 +21,16 @@ _MAX_SIGHTINGS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a rule found in one caption: its evidence and how sure it is, 0..1."""
+    """What a rule found in one caption: its evidence and how sure it is, 0..1.
+
+    ``confirm`` is what its evidence asks for in place of the rule's own.
+    """
 
     keywords: tuple[Evidence, ...]
     probability: float
     first_seen: datetime | None = None
     evidence: Mapping[str, float] = field(default_factory=dict)
+    confirm: Confirm | None = None
 
 
 def alert_id(camera: str, rule: str, first_seen: datetime) -> str:
@@ -101,12 +105,13 @@ class Lifecycle:
         track, now_s = self._track, stamp.time_s
         if match is not None and track.run_started_s is None:
             track.run_started_s, track.run_started_at = now_s, stamp.captured_at
-        if self._rule.confirm is None or (match is None and not track.sightings):
+        asked = self._confirmations()
+        if not asked or (match is None and not track.sightings):
             return  # what comes before a first match counts for nothing and need not be stored
-        track.sightings.append(Sighting(now_s, stamp.captured_at, match is not None))
-        oldest_s = now_s - self._rule.confirm.within_s
-        recent = [seen for seen in track.sightings if seen.time_s >= oldest_s]
-        recent = recent[-min(self._rule.confirm.of, _MAX_SIGHTINGS) :]
+        known = match is not None and match.confirm is not None
+        track.sightings.append(Sighting(now_s, stamp.captured_at, match is not None, known))
+        of, within_s = max(one.of for one in asked), max(one.within_s for one in asked)
+        recent = _recent(track.sightings, now_s, min(of, _MAX_SIGHTINGS), within_s)
         track.sightings = list(dropwhile(lambda seen: not seen.matched, recent))
 
     def _maybe_start(self, caption: Caption, match: Match) -> list[Alert]:
@@ -136,12 +141,21 @@ class Lifecycle:
             if stamp.time_s - track.run_started_s < rule.min_duration_s:
                 return None
             first_seen = track.run_started_at or first_seen
-        if rule.confirm is None or match.probability >= rule.confirm.sure_probability:
+        confirm = match.confirm or rule.confirm
+        if confirm is None or match.probability >= confirm.sure_probability:
             return first_seen
-        matched = [seen for seen in track.sightings if seen.matched]
-        if len(matched) < rule.confirm.matches:
+        recent = _recent(track.sightings, stamp.time_s, confirm.of, confirm.within_s)
+        known = match.confirm is not None
+        matched = [seen for seen in recent if seen.matched and seen.known is known]
+        if len(matched) < confirm.matches:
             return None
         return first_seen if rule.min_duration_s else matched[0].captured_at
+
+    def _confirmations(self) -> list[Confirm]:
+        """All that a match of the rule may have to wait for."""
+        known = self._rule.where_known
+        asked = (self._rule.confirm, None if known is None else known.confirm)
+        return [one for one in asked if one is not None]
 
     def _held_back(self, now_s: float) -> str | None:
         track, limit = self._track, self._rule.rate_limit
@@ -213,3 +227,9 @@ class Lifecycle:
             model=caption.model,
             rules_version=self._version,
         )
+
+
+def _recent(
+    sightings: Sequence[Sighting], now_s: float, of: int, within_s: float
+) -> list[Sighting]:
+    return [seen for seen in sightings if seen.time_s >= now_s - within_s][-of:]

@@ -50,6 +50,8 @@ class RuleSet:
         """Words that some rule asks the visual-concept detector about, sorted."""
         specs = [rule.spec.evidence for rule in self.rules]
         words = {word for s in specs for word in (*s.concepts, *s.or_concepts, *s.above_usual)}
+        known = [rule.spec.where_known for rule in self.rules]
+        words |= {word for one in known if one is not None for word in one.concepts}
         return tuple(sorted(words))
 
     @property

@@ -181,6 +181,17 @@ class EvidenceSpec(Strict):
         return bool(self.or_concepts or self.or_probes)
 
 
+class WhereKnown(Strict):
+    """What decides in place of words, ``evidence`` and ``confirm`` where a caption has all of this.
+
+    ``confirm``, when not set, is the rule's own.
+    """
+
+    concepts: Annotated[dict[Word, Probability], Field(min_length=1)]
+    """Words of the visual-concept detector, or ``scuffle``: each must have its probability."""
+    confirm: Confirm | None = None
+
+
 class Step(Strict):
     """One step of a sequence: these keywords within so long of the step before.
 
@@ -238,6 +249,7 @@ class RuleSpec(Strict):
     """Least probability for an open alert to go on; unset, the same."""
     evidence: EvidenceSpec = EvidenceSpec()
     confirm: Confirm | None = None
+    where_known: WhereKnown | None = None
     min_duration_s: Seconds = 0.0
     """Start only when matches have gone on for so long (gaps below ``end_after_s``)."""
     end_after_s: PositiveSeconds = 10.0
@@ -266,11 +278,12 @@ class RuleSpec(Strict):
                 f"rule {self.name!r} needs either keywords (or regex, all, evidence.or_concepts, "
                 "evidence.or_probes) or a sequence"
             )
-        if self.sequence and self.evidence.model_fields_set:
-            raise ValueError(
-                f"rule {self.name!r}: the steps of a sequence go by words alone; "
-                "take out 'evidence'"
-            )
+        for field in ("evidence", "where_known"):
+            if self.sequence and getattr(self, field) not in (None, EvidenceSpec()):
+                raise ValueError(
+                    f"rule {self.name!r}: the steps of a sequence go by words alone; "
+                    f"take out {field!r}"
+                )
         if any(not group for group in self.all):
             raise ValueError(f"rule {self.name!r}: an empty list under 'all' can never match")
         return self

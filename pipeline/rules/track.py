@@ -12,11 +12,15 @@ __all__ = ["CameraTrack", "Sighting", "Track"]
 
 @dataclass(slots=True)
 class Sighting:
-    """One caption as a rule saw it; ``time_s`` is on the camera's own clock."""
+    """One caption as a rule saw it; ``time_s`` is on the camera's own clock.
+
+    ``known`` tells that its match was one of ``where_known`` with a confirmation of its own.
+    """
 
     time_s: float
     captured_at: datetime
     matched: bool
+    known: bool = False
 
 
 @dataclass(slots=True)
