@@ -1,8 +1,9 @@
 """``python -m models.training --config FILE``: build the feature cache, train, save.
 
 ``python -m models.training export`` writes a trained captioner as OpenVINO files, ``readout`` fits
-its hazard read-out anew, ``lexicon`` writes what is said of its concepts, and ``pseudo`` captions
-clips that nobody captioned.
+its hazard read-out anew, ``steady`` teaches its encoder to see in bad pictures what it sees in good
+ones, ``lexicon`` writes what is said of its concepts, and ``pseudo`` captions clips that nobody
+captioned.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from models.checkpoint import CheckpointError
 from models.encoders import EncoderError
-from models.training import export, lexicon, pseudo, refit
+from models.training import export, lexicon, pseudo, refit, steady
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
@@ -31,6 +32,7 @@ _COMMANDS = {
     "lexicon": lexicon.main,
     "pseudo": pseudo.main,
     "readout": refit.main,
+    "steady": steady.main,
 }
 
 

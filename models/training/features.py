@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from models.training.corruptions import augmented
 from models.training.sources import read_pictures
 from models.transforms import to_square
 
-__all__ = ["CacheSettings", "FeatureCache", "build_cache", "open_cache"]
+__all__ = ["CacheSettings", "FeatureCache", "View", "build_cache", "open_cache"]
 
 _BATCH = 32
 Maps = NDArray[np.float16]
+View = Callable[[NDArray[np.uint8], int, np.random.Generator], NDArray[np.uint8]]
+"""Makes view ``number``, from 2 on, of a picture (H, W, 3)."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +94,47 @@ def open_cache(folder: Path) -> FeatureCache:
     return FeatureCache(rows, index, about["views"], about["stages"])
 
 
-def build_cache(data_root: Path, folder: Path, settings: CacheSettings) -> FeatureCache:
-    """Encode everything below ``data_root`` and write the cache; the index is written last."""
-    encoder = build_encoder(settings.encoder)
-    load_imagenet_weights(encoder)
+def as_another_camera(
+    picture: NDArray[np.uint8], number: int, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return the picture as another camera might have taken it; all views are of one kind."""
+    del number
+    return augmented(picture, random)
+
+
+def build_cache(
+    data_root: Path,
+    folder: Path,
+    settings: CacheSettings,
+    *,
+    encoder: Encoder | None = None,
+    view: View = as_another_camera,
+    wanted: Container[str] | None = None,
+) -> FeatureCache:
+    """Encode what is ``wanted`` below ``data_root``, or all; the index is written last.
+
+    Args:
+        data_root: Folder of data sets.
+        folder: Of the cache.
+        settings: What the maps depend on.
+        encoder: Whose lower stages look; one with its starting weights where none is given.
+        view: Makes the views from 2 on.
+        wanted: Keys; all where it is None.
+
+    """
+    if encoder is None:
+        encoder = build_encoder(settings.encoder)
+        load_imagenet_weights(encoder)
     lower = _lower(encoder, settings)
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, tuple[int, int]] = {}
     shape: list[int] = []
     rows = 0
     squares = tqdm(
-        _squares(data_root, settings, index), desc="encoding", unit=" views", mininterval=10
+        _squares(data_root, settings, index, view, wanted),
+        desc="encoding",
+        unit=" views",
+        mininterval=10,
     )
     with (folder / "maps.bin").open("wb") as file:
         for batch in _batches(squares):
@@ -156,10 +188,14 @@ def _lower(encoder: Encoder, settings: CacheSettings) -> Callable[[NDArray[np.ui
 
 
 def _squares(
-    data_root: Path, settings: CacheSettings, index: dict[str, tuple[int, int]]
+    data_root: Path,
+    settings: CacheSettings,
+    index: dict[str, tuple[int, int]],
+    make: View,
+    wanted: Container[str] | None,
 ) -> Iterator[NDArray[np.uint8]]:
     row = 0
-    pictures = read_pictures(data_root, settings.frames_per_clip, data_sets=settings.data_sets)
+    pictures = read_pictures(data_root, settings.frames_per_clip, wanted, settings.data_sets)
     for key, frames in pictures:
         index[key] = (row, len(frames))
         row += settings.views * len(frames)
@@ -171,7 +207,7 @@ def _squares(
             for frame in frames:
                 # The same generator for every frame of a clip: one camera took them all.
                 random = np.random.default_rng(zlib.crc32(f"{key}/{view}".encode()))
-                yield to_square(augmented(frame, random), settings.side)
+                yield to_square(make(frame, view, random), settings.side)
 
 
 def _batches(squares: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
