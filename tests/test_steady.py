@@ -73,6 +73,16 @@ def test_the_same_seed_gives_the_same_encoder(captioner: Captioner, data: Path, 
         assert torch.equal(ours, theirs)
 
 
+def test_a_share_of_none_leaves_the_encoder_as_it_was(
+    captioner: Captioner, data: Path, tmp_path: Path
+):
+    cache = cached(captioner, data, tmp_path / "maps")
+    old = load_captioner(tmp_path / "old", device="cpu", runtime="eager")
+    steady.steady(captioner, cache, epochs=1, learning_rate=1e-3, seed=3, share=0.0)
+    for ours, theirs in zip(captioner.parameters(), old.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_training_that_was_cut_off_ends_as_an_unbroken_one(
     captioner: Captioner, data: Path, tmp_path: Path
 ):

@@ -4,8 +4,9 @@ The captioner is its own teacher. Of a picture as a bad camera takes it, the enc
 learn to see what they saw of the clean one, told by what the decoder reads of it: the values that
 it attends to, and the visual concepts (stability training, Zheng et al. 2016, Improving the
 robustness of deep neural networks via stability training). A few clean pictures are in every
-batch, so that nothing is forgotten. Captions are not needed, decoder and hazard evidence stay bit
-for bit.
+batch, and the end lies between the old weights and the new (Wortsman et al. 2022, Robust
+fine-tuning of zero-shot models), so that little is forgotten. Captions are not needed, decoder and
+hazard evidence stay bit for bit.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def steady(
     learning_rate: float,
     seed: int,
     state: Path | None = None,
+    share: float = 1.0,
 ) -> None:
     """Train the encoder's upper stages in place on a cache of clean and bad views.
 
@@ -81,6 +83,7 @@ def steady(
         seed: Fixes order and views.
         state: File that each epoch is kept in; what is there already is gone on from, and the end
             is that of an unbroken run.
+        share: Where between the weights as they were (0) and as they were trained (1) to end.
 
     """
     upper = nn.ModuleList(captioner.encoder.stages()[cache.stages :]).eval()
@@ -120,7 +123,10 @@ def steady(
             told = {name: part.state_dict() for name, part in kept.items()}
             torch.save({"epoch": epoch + 1, **told}, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").replace(state)
-    upper.load_state_dict(average.state_dict())
+    trained = dict(average.named_parameters())
+    with torch.no_grad():
+        for name, weights in upper.named_parameters():
+            weights.copy_(before.get_parameter(name).lerp(trained[name], share))
 
 
 def _resumed(state: Path | None, kept: dict[str, Any]) -> int:
@@ -206,6 +212,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument(
+        "--share", type=float, default=0.7, help="how far to go from the old weights to the new"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint")
     options = parser.parse_args(arguments)
     try:
@@ -228,7 +237,15 @@ def main(arguments: Sequence[str]) -> None:
                 wanted=wanted,
             )
         state = options.output / "state.pt"
-        steady(captioner, cache, options.epochs, options.learning_rate, config.seed, state)
+        steady(
+            captioner,
+            cache,
+            options.epochs,
+            options.learning_rate,
+            config.seed,
+            state,
+            options.share,
+        )
     except (DataError, TrainingConfigError, CheckpointError, EncoderError) as error:
         parser.error(str(error))
     save_checkpoint(options.output, captioner)
