@@ -35,6 +35,8 @@ from models.training.config import TrainingConfigError, read_config
 from models.training.corruptions import CORRUPTIONS, corrupt
 from models.training.features import FeatureCache, build_cache, open_cache
 from models.training.sources import DataError, data_root, read_samples
+from models.training.steps import has_fast_bfloat16
+from models.training.trained import regions_of
 
 __all__ = ["bad_view", "main", "steady"]
 
@@ -107,8 +109,8 @@ def steady(
         keys = sorted(cache.index)
         order.shuffle(keys)
         for step in range(each):
-            share = (epoch * each + step) / (epochs * each)
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - 0.95 * share)
+            done = epoch * each + step
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - 0.95 * done / (epochs * each))
             chosen = keys[step * _BATCH : (step + 1) * _BATCH]
             clean, bad = _pairs(cache, chosen, order, captioner.device)
             loss = _unlikeness(decoder, before, upper, clean, bad)
@@ -116,17 +118,20 @@ def steady(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             progress.update()
-            _follow(average, upper, min(_AVERAGE_DECAY, progress.n / (progress.n + 10)))
+            _move(average, upper, 1 - min(_AVERAGE_DECAY, (done + 1) / (done + 11)))
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{float(loss.detach()):.4f}")
-        if state is not None:
-            told = {name: part.state_dict() for name, part in kept.items()}
-            torch.save({"epoch": epoch + 1, **told}, state.with_suffix(".tmp"))
-            state.with_suffix(".tmp").replace(state)
-    trained = dict(average.named_parameters())
-    with torch.no_grad():
-        for name, weights in upper.named_parameters():
-            weights.copy_(before.get_parameter(name).lerp(trained[name], share))
+        _keep(state, epoch + 1, kept)
+    upper.load_state_dict(before.state_dict())
+    _move(upper, average, share)
+
+
+def _keep(state: Path | None, epochs: int, kept: dict[str, Any]) -> None:
+    """Write what is kept, and how many epochs are done, in place of what was there."""
+    if state is not None:
+        told = {name: part.state_dict() for name, part in kept.items()}
+        torch.save({"epoch": epochs, **told}, state.with_suffix(".tmp"))
+        state.with_suffix(".tmp").replace(state)
 
 
 def _resumed(state: Path | None, kept: dict[str, Any]) -> int:
@@ -140,34 +145,37 @@ def _resumed(state: Path | None, kept: dict[str, Any]) -> int:
 
 
 @torch.no_grad()
-def _follow(average: nn.ModuleList, upper: nn.ModuleList, decay: float) -> None:
-    """Move the average of the weights on; early on it forgets faster, having little to keep."""
-    for mean, now in zip(average.parameters(), upper.parameters(), strict=True):
-        mean.lerp_(now, 1 - decay)
+def _move(weights: nn.ModuleList, towards: nn.ModuleList, share: float) -> None:
+    """Move weights in place a share of the way, 0 to 1, towards others."""
+    for mine, theirs in zip(weights.parameters(), towards.parameters(), strict=True):
+        mine.lerp_(theirs, share)
 
 
 def _pairs(
     cache: FeatureCache, keys: Sequence[str], order: random.Random, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Maps (N, C, H, W) of one frame of each key, clean and in a bad view of the same side."""
+    """Maps (N, 1, C, H, W) of one frame of each key, clean and in a bad view of the same side."""
     clean, bad = [], []
     for key in keys:
         view = order.randrange(2, cache.views)
         frame = order.randrange(cache.frame_count(key))
         clean.append(cache.frames(key, view % 2)[frame])
         bad.append(cache.frames(key, view)[frame])
-    both = (torch.from_numpy(np.stack(maps)).float().to(device) for maps in (clean, bad))
-    return next(both), next(both)
+    return _stacked(clean, device), _stacked(bad, device)
+
+
+def _stacked(maps: Sequence[NDArray[np.float16]], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(maps)).float().to(device).unsqueeze(1)
 
 
 def _unlikeness(
     decoder: Decoder, before: nn.ModuleList, upper: nn.ModuleList, clean: Tensor, bad: Tensor
 ) -> Tensor:
     """How far what is seen of bad pictures is from what was seen of them when they were clean."""
-    with torch.autocast(clean.device.type, torch.bfloat16, enabled=clean.is_cuda or _has_amx()):
+    with torch.autocast(clean.device.type, torch.bfloat16, enabled=has_fast_bfloat16()):
         with torch.no_grad():
-            known = _regions(before, clean)
-        seen = _regions(upper, torch.cat((bad, clean[:_CLEAN])))
+            known = regions_of(before, clean)
+        seen = regions_of(upper, torch.cat((bad, clean[:_CLEAN])))
     values, concepts = _read(decoder, seen.float())
     with torch.no_grad():
         told = _read(decoder, known.float())
@@ -179,24 +187,13 @@ def _unlikeness(
     return loss
 
 
-def _regions(stages: nn.ModuleList, maps: Tensor) -> Tensor:
-    grid = maps.contiguous(memory_format=torch.channels_last)
-    for stage in stages:
-        grid = stage(grid)
-    return grid.flatten(2).transpose(1, 2)
-
-
 def _read(decoder: Decoder, features: Tensor) -> tuple[Tensor, Tensor]:
-    """What the decoder reads of single frames (N, R, D): values, and probabilities of concepts."""
-    look = decoder.look(features.unsqueeze(1))
+    """What the decoder reads of frames (N, 1, R, D): values, and probabilities of concepts."""
+    look = decoder.look(features)
     if decoder.concepts is None:
         return look.values, features.new_zeros(len(features), 0)
     mask = torch.ones(len(features), 1, dtype=torch.bool, device=features.device)
     return look.values, decoder.concepts.judge(look.concepts, mask).clamp(1e-6, 1 - 1e-6)
-
-
-def _has_amx() -> bool:
-    return torch.cpu._is_amx_tile_supported()
 
 
 def main(arguments: Sequence[str]) -> None:

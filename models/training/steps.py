@@ -24,7 +24,7 @@ from models.training.teachers import Teachers, distillation_loss
 from models.training.trained import CaptionerTraining
 from models.training.variational import kl_weight, variational_loss
 
-__all__ = ["Steps", "Targets"]
+__all__ = ["Steps", "Targets", "has_fast_bfloat16"]
 
 _LARGEST_GRADIENT = 2.0
 
@@ -218,9 +218,9 @@ class Steps:
 
     def _fast(self) -> torch.autocast:
         """Matrix products in bfloat16 where the hardware has them; sums stay in float32."""
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=_has_fast_bfloat16())
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=has_fast_bfloat16())
 
 
-def _has_fast_bfloat16() -> bool:
+def has_fast_bfloat16() -> bool:
     """Whether matrix products in bfloat16 are worth it: on CUDA, and on a CPU with AMX tiles."""
     return torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()

@@ -11,7 +11,16 @@ from models.decoders import Decoder
 from models.encoders import Encoder
 from models.fusion import Memory
 
-__all__ = ["CaptionerTraining"]
+__all__ = ["CaptionerTraining", "regions_of"]
+
+
+def regions_of(stages: Iterable[nn.Module], maps: Tensor) -> Tensor:
+    """Run maps (N, T, C, H, W) through upper stages: regions (N, T, R, D)."""
+    flat = maps.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    for stage in stages:
+        flat = stage(flat)
+    regions = flat.flatten(2).transpose(1, 2)
+    return regions.reshape(*maps.shape[:2], *regions.shape[1:])
 
 
 class CaptionerTraining(nn.Module):
@@ -29,7 +38,7 @@ class CaptionerTraining(nn.Module):
 
     def regions(self, maps: Tensor) -> Tensor:
         """Features (N, T, R, D) of maps, without evidence."""
-        return self._run(self.upper, maps)
+        return regions_of(self.upper, maps)
 
     def features(self, maps: Tensor) -> Tensor:
         """Features (N, T, R, D + E) of maps, with evidence once a read-out wants it."""
@@ -42,15 +51,7 @@ class CaptionerTraining(nn.Module):
         """What the read-out reads, (N, T, R, E), or the tuned features where there is no branch."""
         if self.evidence is None:
             return self.regions(maps)
-        return self._run([self.evidence], maps)
-
-    @staticmethod
-    def _run(stages: Iterable[nn.Module], maps: Tensor) -> Tensor:
-        flat = maps.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        for stage in stages:
-            flat = stage(flat)
-        regions = flat.flatten(2).transpose(1, 2)
-        return regions.reshape(*maps.shape[:2], *regions.shape[1:])
+        return regions_of([self.evidence], maps)
 
     def train(self, mode: bool = True) -> CaptionerTraining:
         """Train the decoder; the encoder keeps the statistics of its normalisation (frozen BN)."""
