@@ -1,4 +1,4 @@
-"""Small fires: what a second, closer look at the brightest warm spot would tell (ADR 0040).
+"""Small fires: what a second, closer look at the brightest warm spot tells (ADR 0040, 0043).
 
     python -m benchmarks.second_look [--data FOLDER] [--company 1000]
 
@@ -23,12 +23,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.closer_look import spot_features, warm_spot, warmth
 from models.encoders import Encoder, build_encoder, load_imagenet_weights
 from models.evaluation.evidence import EvidenceCase, score_evidence
 from models.runtimes.openvino import Graph, Runner
@@ -37,7 +37,7 @@ from models.training.readout import calibrate, fold_of, logistic
 from models.training.sources import Sample, data_root, read_pictures, read_samples
 from models.transforms import to_square
 
-SIDE, WINDOW, FOLDS = 256, 56, 5
+SIDE, FOLDS = 256, 5
 LOWER_STAGES = 6
 FOUR = "strongest four"
 _BATCH = 16
@@ -46,26 +46,6 @@ _KEPT_FIRES = 21
 _ROUNDS = 300
 
 Square = NDArray[np.uint8]
-
-
-def warmth(square: Square) -> NDArray[np.float32]:
-    """How much brighter than its surroundings and how warm each place of (S, S, 3) RGB is."""
-    red, green, blue = (square[..., channel].astype(np.float32) / 255 for channel in range(3))
-    grey = 0.299 * red + 0.587 * green + 0.114 * blue
-    warm = np.clip(2 * (red - blue), 0, 1) * red
-    stands_out = np.clip(cv2.blur(grey, (7, 7)) - cv2.blur(grey, (29, 29)), 0, 1)
-    # Night cameras see no colour: there brightness alone chooses.
-    return np.asarray(stands_out * (cv2.blur(warm, (7, 7)) + 0.1), np.float32)
-
-
-def closer(square: Square, side: int) -> Square:
-    """Enlarge the window around the brightest warm spot of (S, S, 3) to (side, side, 3)."""
-    height, width = square.shape[:2]
-    y, x = divmod(int(warmth(square).argmax()), width)
-    top = min(max(y - WINDOW // 2, 0), height - WINDOW)
-    left = min(max(x - WINDOW // 2, 0), width - WINDOW)
-    window = square[top : top + WINDOW, left : left + WINDOW]
-    return cv2.resize(window, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
 
 
 class Whole(nn.Module):
@@ -82,16 +62,10 @@ class Whole(nn.Module):
 
 
 class Lower(Whole):
-    """Strongest and mean of the maps that the evidence branch reads: (N, 2 C)."""
+    """What is read of the maps that the evidence branch reads: (N, 6 C)."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        maps = self.encoder.lower(pixels, LOWER_STAGES).flatten(2)
-        return torch.cat((maps.amax(2), maps.mean(2)), 1)
-
-
-def with_curves(pooled: Tensor) -> Tensor:
-    """Features beside their roots and squares."""
-    return torch.cat((pooled, pooled.sign() * pooled.abs().sqrt(), pooled.square()), 1)
+        return spot_features(self.encoder.lower(pixels, LOWER_STAGES))
 
 
 CLOSER = {
@@ -129,7 +103,7 @@ def lookers() -> dict[str, Callable[[Sequence[Square]], Tensor]]:
 
     def looker(run: Runner, side: int) -> Callable[[Sequence[Square]], Tensor]:
         def seen(squares: Sequence[Square]) -> Tensor:
-            shown = [closer(one, side) if side != SIDE else one for one in squares]
+            shown = [warm_spot(one, side) if side != SIDE else one for one in squares]
             return run([torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)])[0].clone()
 
         return seen
@@ -164,9 +138,7 @@ def look(data: Path, samples: Sequence[Sample]) -> Looks:
     strongest, mean, four = found["whole"].chunk(3, 1)
     found |= {"whole": torch.cat((strongest, mean), 1), FOUR: torch.cat((four, mean), 1)}
     for name, (_, module) in CLOSER.items():
-        if module is Lower:
-            found[name] = with_curves(found[name])
-        else:
+        if module is not Lower:
             found[name] = found[name][:, : 2 * strongest.shape[1]]
     return Looks(seen, found, {**cpu_s, FOUR: cpu_s["whole"]})
 

@@ -5,7 +5,8 @@
 The shipped read-out was fitted on all labelled scenes, and what it says of them is far too good to
 choose thresholds by (on 24 training timelines every fight and fire is told from everything else).
 So it is fitted again without one fold of scenes, once for each of three folds, as the trainer
-fits it, and each window of a timeline is judged by the one that has not seen its scene. An upper
+fits it, and each window of a timeline is judged by the one that has not seen its scene; so is the
+closer look for small fires, where the checkpoint has one. An upper
 encoder that has learned from these scenes still flatters; one of the starting weights has not.
 
 Timelines are those of `benchmarks.alerts` with the same `--split`; frames are looked at and
@@ -33,12 +34,15 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks.alerts import chosen, labels
 from benchmarks.timelines import FPS, Timeline, frames, plan, unpack
 from models import load_captioner
 from models.captioner import Captioner
+from models.closer_look import FIRE, POSSIBLE, CloserLook, warm_spot
 from models.concepts import HazardReadout
+from models.training.closer import fit, look_closer
 from models.training.concepts import HAZARD_CONCEPTS
 from models.training.readout import fit_without_folds, fold_of, readout_samples
 from models.training.refit import look_at
@@ -67,13 +71,23 @@ class Seen:
     square: NDArray[np.uint8]
 
 
-def unseen_readouts(captioner: Captioner, data: Path, seed: int) -> list[HazardReadout]:
-    """One read-out for each fold of scenes, fitted without it."""
+Judge = tuple[HazardReadout, CloserLook | None]
+
+
+def unseen_judges(captioner: Captioner, data: Path, seed: int) -> list[Judge]:
+    """One read-out, and one closer look, for each fold of scenes, fitted without it."""
     learnt = [sample for sample in read_samples(data) if sample.split in ("train", "val")]
     samples = readout_samples(learnt, _COMPANY, seed)
     table = look_at(captioner, data, samples, mirrored=False)
     sys.stderr.write(f"fitting {FOLDS} read-outs on {len(samples)} samples\n")
-    return fit_without_folds(table, FOLDS)
+    readouts = fit_without_folds(table, FOLDS)
+    if captioner.closer is None:
+        return [(readout, None) for readout in readouts]
+    after = captioner.closer.after
+    spots = look_closer(captioner, data, samples, after)
+    channels = captioner.encoder.channels_after(after)
+    closer = (fit(spots.without_fold(fold, FOLDS), channels, after)[0] for fold in range(FOLDS))
+    return list(zip(readouts, closer, strict=True))
 
 
 def looked_at(timeline: Timeline, side: int, seed: int) -> Iterator[Seen]:
@@ -90,7 +104,7 @@ def looked_at(timeline: Timeline, side: int, seed: int) -> Iterator[Seen]:
 
 
 def evidence(
-    timeline: Timeline, captioner: Captioner, readouts: Sequence[HazardReadout], seed: int
+    timeline: Timeline, captioner: Captioner, judges: Sequence[Judge], seed: int
 ) -> Iterator[dict[str, Any]]:
     """Caption lines of a timeline, with the probability of each hazard in each window."""
     seen = list(looked_at(timeline, captioner.input_size, seed))
@@ -104,16 +118,19 @@ def evidence(
         if not schedule.due(FrameStamp(timeline.name, number, at, 0, frame.time_s)):
             continue
         window = features[max(0, number + 1 - longest) : number + 1]
-        readout = readouts[fold_of(frame.scene, len(readouts))]
+        readout, closer = judges[fold_of(frame.scene, len(judges))]
         with torch.inference_mode():
             mask = torch.ones(1, len(window), dtype=torch.bool)
-            probabilities = readout(window[None], mask)[0].tolist()
-        concepts = dict(zip(HAZARD_CONCEPTS, probabilities, strict=True))
+            concepts = dict(zip(HAZARD_CONCEPTS, readout(window[None], mask)[0], strict=True))
+            if closer is not None and concepts[FIRE] >= POSSIBLE:
+                spot = torch.from_numpy(warm_spot(frame.square)).permute(2, 0, 1)[None]
+                maps = captioner.encoder.lower(spot.to(captioner.device), closer.after).cpu()
+                concepts[FIRE] = closer.weigh(concepts[FIRE][None], maps)[0]
         yield _line(timeline.name, number, at, frame.time_s, concepts)
 
 
 def _line(
-    camera: str, number: int, at: datetime, time_s: float, concepts: Mapping[str, float]
+    camera: str, number: int, at: datetime, time_s: float, concepts: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     return {
         "type": "caption",
@@ -140,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     data = data_root()
     captioner = load_captioner(options.model)
-    readouts = unseen_readouts(captioner, data, options.seed)
+    judges = unseen_judges(captioner, data, options.seed)
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as unpacked:
         unpack(data, Path(unpacked))
@@ -151,7 +168,7 @@ def main() -> None:
         (options.folder / "labels.jsonl").write_text("".join(lines), "utf-8")
         with (options.folder / "captions-0000.jsonl").open("w", encoding="utf-8") as file:
             for done, timeline in enumerate(timelines, 1):
-                for line in evidence(timeline, captioner, readouts, options.seed):
+                for line in evidence(timeline, captioner, judges, options.seed):
                     file.write(json.dumps(line) + "\n")
                 if done % 20 == 0 or done == len(timelines):
                     sys.stderr.write(f"{done} of {len(timelines)} timelines\n")

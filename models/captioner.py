@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.claims import CLAIMS
+from models.closer_look import FIRE, POSSIBLE, CloserLook, warm_spot
 from models.colour import COLOUR, shows_colour
 from models.concept_vocabulary import NO_CONCEPTS, ConceptVocabulary
 from models.concepts import concept_lemma
-from models.decoders import Decoder
+from models.decoders import Decoder, FrameLook
 from models.decoding import BEAM_SEARCH, Decoding, Prepared, Searcher
 from models.encoders import Encoder
 from models.explanations import grids_over_picture
@@ -38,9 +39,12 @@ __all__ = ["Alternative", "Captioner", "Hypothesis", "Prepared", "Window", "Word
 Window = (
     tuple[Sequence[Tensor] | Tensor, Sequence[float]]
     | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool]]
+    | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool], NDArray[np.uint8] | None]
 )
-"""Features of T frames, each (R, D), oldest first, their times in seconds, and which of them show
-a colour (:meth:`Captioner.coloured`); where that is left out, any may."""
+"""Features of T frames, each (R, D), oldest first, their times in seconds, which of them show a
+colour (:meth:`Captioner.coloured`), and the newest one's warm spot (:meth:`Captioner.spot`). The
+last may be left out, or the last two: then any frame may show a colour, and the whole pictures
+alone tell of fires."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Captioner(nn.Module):
     """A captioner ready to use.
 
     Attributes:
+        closer: What looks closer for small fires, where the checkpoint has it.
         input_size: Side in pixels of the square :meth:`encode` takes.
         identity: Id of the checkpoint (:func:`models.checkpoint_files.checkpoint_identity`).
 
@@ -98,6 +103,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.closer: CloserLook | None = None
         self.vocabulary = vocabulary
         self.input_size = input_size
         self.identity = "untrained"
@@ -174,6 +180,10 @@ class Captioner(nn.Module):
         """Whether each of (N, S, S, 3) uint8 RGB squares shows any colour; night cameras do not."""
         return [shows_colour(frame) for frame in frames]
 
+    def spot(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """What :meth:`prepare` looks at closer of a window's newest (S, S, 3) uint8 RGB square."""
+        return None if self.closer is None else warm_spot(frame)
+
     @torch.inference_mode()
     def prepare(self, windows: Sequence[Window] | Prepared) -> Prepared:
         """Make at least one window ready for :meth:`decode` and whatever else asks about it."""
@@ -184,10 +194,36 @@ class Captioner(nn.Module):
         features, mask = pad_windows(stacks)
         look = self._looks(stacks, mask.shape[1])
         # Two entries: nothing is said of colours.
-        coloured = [len(window) == 2 or any(window[2][-longest:]) for window in windows]
-        return Prepared.of(
-            self.decoder, features.to(self.device), mask.to(self.device), look, coloured
-        )
+        coloured = [len(window) < 3 or any(window[2][-longest:]) for window in windows]
+        features, mask = features.to(self.device), mask.to(self.device)
+        spots = [window[3] if len(window) == 4 else None for window in windows]
+        hazards = self._looked_closer(look, features, mask, spots)
+        return Prepared.of(self.decoder, features, mask, look, coloured, hazards)
+
+    def _looked_closer(
+        self,
+        look: FrameLook,
+        features: Tensor,
+        mask: Tensor,
+        spots: Sequence[NDArray[np.uint8] | None],
+    ) -> Tensor | None:
+        """Probability of each hazard, (N, H), after a closer look; None where there is none."""
+        readout = self.decoder.readout
+        if self.closer is None or readout is None or all(spot is None for spot in spots):
+            return None
+        evidence = self.decoder.evidence(features)
+        hazards: Tensor = readout.judge(evidence, look.most, look.mean, mask)
+        column = self._concept_index(FIRE)
+        shown: dict[int, NDArray[np.uint8]] = {}
+        for row, (spot, fire) in enumerate(zip(spots, hazards[:, column].tolist(), strict=True)):
+            if spot is not None and fire >= POSSIBLE:
+                shown[row] = spot
+        if shown:
+            pixels = torch.from_numpy(np.stack(list(shown.values()))).permute(0, 3, 1, 2)
+            maps = self._engine.lower(pixels, self.closer.after)
+            rows = torch.tensor(list(shown), device=hazards.device)
+            hazards[rows, column] = self.closer.weigh(hazards[rows, column], maps)
+        return hazards
 
     @torch.inference_mode()
     def decode(
@@ -350,7 +386,8 @@ class Captioner(nn.Module):
             frames = _frames_of(clip)[-self.decoder.config.window_frames :]
             squares = np.stack([to_square(frame, self.input_size) for frame in frames])
             times_s = [float(i) for i in range(len(frames))]
-            windows.append((self.encode(squares), times_s, self.coloured(squares)))
+            spot = self.spot(squares[-1])
+            windows.append((self.encode(squares), times_s, self.coloured(squares), spot))
         return windows
 
     def _sentence_log_probability(self, memory: Memory, sentences: Sequence[str]) -> Tensor:

@@ -23,6 +23,7 @@ from models.checkpoint_files import (
     VOCABULARY,
     checkpoint_identity,
 )
+from models.closer_look import CloserLook
 from models.concept_agreement import ConceptLexicon
 from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
@@ -33,6 +34,8 @@ from models.vocabulary import Vocabulary
 __all__ = ["CheckpointError", "load_checkpoint", "save_checkpoint", "save_lexicon"]
 
 _IN_8_BITS = ("encoder.evidence.", "decoder.words.")
+_IN_32_BITS = "closer."
+"""Weights of squares are too small for half precision, and there are few of them."""
 _SCALE = ".scale_of_8_bits"
 
 
@@ -51,13 +54,15 @@ def save_checkpoint(folder: Path, captioner: Captioner) -> None:
         if name.startswith(_IN_8_BITS) and value.dim() > 1:
             tensors[name], tensors[name + _SCALE] = _quantised(value.cpu())
         else:
-            kept = value.half() if value.is_floating_point() else value
+            halved = value.is_floating_point() and not name.startswith(_IN_32_BITS)
+            kept = value.half() if halved else value
             tensors[name] = kept.contiguous().cpu()
     save_file(tensors, folder / TENSORS)
     config = {
         "format": 2,
         "encoder": captioner.encoder.name,
         "evidence_after": branch.lower_stages if (branch := captioner.encoder.evidence) else None,
+        "closer_after": closer.after if (closer := captioner.closer) else None,
         "input_size": captioner.input_size,
         "decoder": asdict(captioner.decoder.config),
         "thresholds": {h: asdict(t) for h, t in captioner.concepts.thresholds.items()},
@@ -99,6 +104,8 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         )
         decoder = Decoder(decoder_config)
         captioner = Captioner(encoder, decoder, vocabulary, int(config["input_size"]), concepts)
+        if (stages := config.get("closer_after")) is not None:
+            captioner.closer = CloserLook(encoder.channels_after(int(stages)), int(stages))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None
     except (KeyError, TypeError, ValueError, EncoderError) as error:

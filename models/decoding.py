@@ -117,13 +117,15 @@ class Prepared:
         mask: Tensor,
         look: FrameLook | None = None,
         coloured: Sequence[bool] | None = None,
+        hazards: Tensor | None = None,
     ) -> Prepared:
         """Make padded windows ready, from what was seen of their frames where that is known.
 
-        Where nothing is said of colours, there may be some.
+        Where nothing is said of colours, there may be some; ``hazards`` (N, H) are probabilities
+        to go by instead of the read-out's own.
         """
         look = decoder.look(features) if look is None else look
-        memory = decoder.remember(look, features, mask)
+        memory = decoder.remember(look, features, mask, hazards)
         known = (True,) * len(features) if coloured is None else tuple(coloured)
         return cls(features, mask, look, memory, known)
 

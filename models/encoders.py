@@ -71,9 +71,13 @@ class Encoder(nn.Module):
 
     def attach_evidence(self, stages: int) -> None:
         """Keep the upper stages as they are now beside the trunk's; see :class:`EvidenceBranch`."""
-        with torch.inference_mode():
-            channels = self.lower(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), stages).shape[1]
+        channels = self.channels_after(stages)
         self.evidence = EvidenceBranch(self.stages()[stages:], stages, channels)
+
+    def channels_after(self, stages: int) -> int:
+        """How many channels the maps of :meth:`lower` have."""
+        with torch.inference_mode():
+            return self.lower(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), stages).shape[1]
 
     @property
     def evidence_size(self) -> int:

@@ -38,8 +38,9 @@ _BATCH_BUDGET_S = 0.5
 _TRIAL_WORDS = 10
 _MOST_THREADS = 8
 
-Window = tuple[list[Any], list[float], list[bool]]
-"""Features of frames, (R, D) each, oldest first, their times in s, and which show a colour."""
+Window = tuple[list[Any], list[float], list[bool], Any]
+"""Features of frames, (R, D) each, oldest first, their times in s, which show a colour, and what
+of the newest one the captioner wants to see closer, or None."""
 
 
 class Hypothesis(Protocol):
@@ -65,6 +66,9 @@ class Captioner(Protocol):
 
     def coloured(self, frames: NDArray[np.uint8]) -> Sequence[bool]:
         """Whether each of these frames shows any colour."""
+
+    def spot(self, frame: NDArray[np.uint8]) -> Any:
+        """What it wants to see closer of a window's newest (S, S, 3) square, or None."""
 
     def prepare(self, windows: Sequence[Window]) -> Any:
         """Make windows, oldest frame first, ready."""
@@ -99,10 +103,10 @@ class Windows:
             frames.clear()
         frames.append((features, time_s, coloured, scuffle))
 
-    def window(self, camera: str) -> Window:
-        """Return the camera's window."""
+    def window(self, camera: str, spot: Any = None) -> Window:
+        """Return the camera's window, with what is to be seen closer of its newest frame."""
         features, times_s, coloured, _ = zip(*self._frames[camera], strict=True)
-        return list(features), list(times_s), list(coloured)
+        return list(features), list(times_s), list(coloured), spot
 
     def scuffle(self, camera: str) -> float | None:
         """Probability of a scuffle by the camera's window, None where it is unknown."""
@@ -138,12 +142,13 @@ class _Server:
         encoded = self._encoding.run(squares, self._encode)
         encoded_s = time.perf_counter()
         windows, due, moving = [], [], []
-        for ref, (one, coloured), is_due in zip(request.refs, encoded, request.due, strict=True):
+        each = zip(request.refs, squares, encoded, request.due, strict=True)
+        for ref, square, (one, coloured), is_due in each:
             camera = ref.stamp.camera
             self._windows.push(camera, one, ref.stamp.time_s, coloured, ref.scuffle)
             if is_due:
                 due.append(ref)
-                windows.append(self._windows.window(camera))
+                windows.append(self._windows.window(camera, self._captioner.spot(square)))
                 moving.append(self._windows.scuffle(camera))
         found = self._decoding.run(list(zip(due, windows, strict=True)), self._caption)
         if SCUFFLE in self._options.concepts:

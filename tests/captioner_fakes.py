@@ -47,6 +47,9 @@ class FakeCaptioner:
     def coloured(self, frames: np.ndarray) -> list[bool]:
         return [True] * len(frames)
 
+    def spot(self, frame: np.ndarray) -> None:
+        return None
+
     def prepare(self, windows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         return windows
 

@@ -51,6 +51,7 @@ class CudaGraphEngine:
         self._device = device
         record = record or CudaRecorder(device)
         half = copy.deepcopy(encoder).to(precision).to(memory_format=torch.channels_last)
+        self._half = half
         self._encoding = Replays(lambda pixels: (half(pixels).float(),), record)
         self._stepping = Replays(_flat_step(decoder), record)
         self._searching: SearchGraphs | None = SearchGraphs(decoder.step, record)
@@ -62,6 +63,11 @@ class CudaGraphEngine:
             on_device = staged.to(self._device, non_blocking=True)
             (features,) = self._encoding(padded(on_device, bucket(len(pixels))))
             return features[: len(pixels)]
+
+    def lower(self, pixels: Tensor, stages: int) -> Tensor:
+        """Run the lower stages as they are: so few windows want it that nothing is recorded."""
+        with torch.inference_mode():
+            return self._half.lower(pixels.to(self._device), stages).float()
 
     def stepper(self, memory: Memory) -> Stepper:
         """Return the step over these clips."""

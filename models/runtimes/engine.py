@@ -42,6 +42,9 @@ class Engine(Protocol):
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode (N, 3, S, S) uint8 RGB pixels on the CPU into (N, R, D) float32 features."""
 
+    def lower(self, pixels: Tensor, stages: int) -> Tensor:
+        """Maps (N, C, H, W) float32 of (N, 3, S, S) uint8 RGB pixels after so many stages."""
+
     def stepper(self, memory: Memory) -> Stepper:
         """Return the decoder's step over these clips."""
 
@@ -66,6 +69,12 @@ class EagerEngine:
         with torch.inference_mode():
             features: Tensor = self._encoder(pixels.to(device))
         return features.float()
+
+    def lower(self, pixels: Tensor, stages: int) -> Tensor:
+        """Run the encoder's lower stages as they are."""
+        device = next(self._encoder.parameters()).device
+        with torch.inference_mode():
+            return self._encoder.lower(pixels.to(device), stages).float()
 
     def stepper(self, memory: Memory) -> Stepper:
         """Step with the module as it is."""

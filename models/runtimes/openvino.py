@@ -152,6 +152,8 @@ class OpenVinoEngine:
         half = "-bf16" if precision == "bf16" else ""
         self.name = f"openvino{half}{'-int8' if weights_in_8_bits else ''}"
         threads = torch.get_num_threads()
+        self._encoder, self._threads = encoder, threads
+        self._lowering: dict[tuple[int, int], Runner] = {}
         try:
             self._encoding = encoder_graph(encoder, input_size).compile(precision, threads)
             step = step_graph(decoder)
@@ -183,6 +185,19 @@ class OpenVinoEngine:
     def encode(self, pixels: Tensor) -> Tensor:
         """Encode pixels."""
         return self._encoding([pixels])[0].clone()
+
+    def lower(self, pixels: Tensor, stages: int) -> Tensor:
+        """Run the lower stages, in float32: a graph for each side, made when first asked for."""
+        side = pixels.shape[-1]
+        if (side, stages) not in self._lowering:
+            shape = (3, side, side)
+            lower = Graph(
+                _Lower(self._encoder, stages),
+                [torch.zeros((1, *shape), dtype=torch.uint8)],
+                [(_ANY, *shape)],
+            )
+            self._lowering[side, stages] = lower.compile("f32", self._threads)
+        return self._lowering[side, stages]([pixels])[0].clone()
 
     def stepper(self, memory: Memory) -> Stepper:
         """Return the step over these clips."""
@@ -221,6 +236,17 @@ def step_graph(decoder: Decoder) -> Graph:
     tokens = torch.full((clips * beams,), 1, dtype=torch.int64)
     examples = [tokens, *state, *memory]
     return Graph(_Step(decoder), examples, [_free_shape(example) for example in examples])
+
+
+class _Lower(nn.Module):
+    """An encoder's lower stages, as tracing wants them."""
+
+    def __init__(self, encoder: Encoder, stages: int) -> None:
+        super().__init__()
+        self.encoder, self.stages = encoder, stages
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.encoder.lower(pixels, self.stages)
 
 
 class _Step(nn.Module):

@@ -1,9 +1,9 @@
 """``python -m models.training --config FILE``: build the feature cache, train, save.
 
 ``python -m models.training export`` writes a trained captioner as OpenVINO files, ``readout`` fits
-its hazard read-out anew, ``steady`` teaches its encoder to see in bad pictures what it sees in good
-ones, ``lexicon`` writes what is said of its concepts, and ``pseudo`` captions clips that nobody
-captioned.
+its hazard read-out anew, ``closer`` its closer look for small fires, ``steady`` teaches its encoder
+to see in bad pictures what it sees in good ones, ``lexicon`` writes what is said of its concepts,
+and ``pseudo`` captions clips that nobody captioned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from models.checkpoint import CheckpointError
 from models.encoders import EncoderError
-from models.training import export, lexicon, pseudo, refit, steady
+from models.training import closer, export, lexicon, pseudo, refit, steady
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.data import MapSource
 from models.training.features import FeatureCache, build_cache, open_cache
@@ -28,6 +28,7 @@ from models.training.readout import leave_out
 from models.training.sources import DataError, Sample, data_root, read_samples
 
 _COMMANDS = {
+    "closer": closer.main,
     "export": export.main,
     "lexicon": lexicon.main,
     "pseudo": pseudo.main,
