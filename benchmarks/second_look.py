@@ -103,7 +103,7 @@ def lookers() -> dict[str, Callable[[Sequence[Square]], Tensor]]:
 
     def looker(run: Runner, side: int) -> Callable[[Sequence[Square]], Tensor]:
         def seen(squares: Sequence[Square]) -> Tensor:
-            shown = [warm_spot(one, side) if side != SIDE else one for one in squares]
+            shown = [warm_spot(one, side).picture if side != SIDE else one for one in squares]
             return run([torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)])[0].clone()
 
         return seen

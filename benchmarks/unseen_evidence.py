@@ -123,9 +123,9 @@ def evidence(
             mask = torch.ones(1, len(window), dtype=torch.bool)
             concepts = dict(zip(HAZARD_CONCEPTS, readout(window[None], mask)[0], strict=True))
             if closer is not None and concepts[FIRE] >= POSSIBLE:
-                spot = torch.from_numpy(warm_spot(frame.square)).permute(2, 0, 1)[None]
+                spot = torch.from_numpy(warm_spot(frame.square).picture).permute(2, 0, 1)[None]
                 maps = captioner.encoder.lower(spot.to(captioner.device), closer.after).cpu()
-                concepts[FIRE] = closer.weigh(concepts[FIRE][None], maps)[0]
+                concepts[FIRE] = closer.weigh(concepts[FIRE], closer(maps)[0])
         yield _line(timeline.name, number, at, frame.time_s, concepts)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.claims import CLAIMS
-from models.closer_look import FIRE, POSSIBLE, CloserLook, warm_spot
+from models.closer_look import FIRE, POSSIBLE, CloserLook, Spot, Spotted, warm_spot
 from models.colour import COLOUR, shows_colour
 from models.concept_vocabulary import NO_CONCEPTS, ConceptVocabulary
 from models.concepts import concept_lemma
@@ -39,7 +39,7 @@ __all__ = ["Alternative", "Captioner", "Hypothesis", "Prepared", "Window", "Word
 Window = (
     tuple[Sequence[Tensor] | Tensor, Sequence[float]]
     | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool]]
-    | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool], NDArray[np.uint8] | None]
+    | tuple[Sequence[Tensor] | Tensor, Sequence[float], Sequence[bool], Spot | None]
 )
 """Features of T frames, each (R, D), oldest first, their times in seconds, which of them show a
 colour (:meth:`Captioner.coloured`), and the newest one's warm spot (:meth:`Captioner.spot`). The
@@ -180,7 +180,7 @@ class Captioner(nn.Module):
         """Whether each of (N, S, S, 3) uint8 RGB squares shows any colour; night cameras do not."""
         return [shows_colour(frame) for frame in frames]
 
-    def spot(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    def spot(self, frame: NDArray[np.uint8]) -> Spot | None:
         """What :meth:`prepare` looks at closer of a window's newest (S, S, 3) uint8 RGB square."""
         return None if self.closer is None else warm_spot(frame)
 
@@ -197,33 +197,42 @@ class Captioner(nn.Module):
         coloured = [len(window) < 3 or any(window[2][-longest:]) for window in windows]
         features, mask = features.to(self.device), mask.to(self.device)
         spots = [window[3] if len(window) == 4 else None for window in windows]
-        hazards = self._looked_closer(look, features, mask, spots)
-        return Prepared.of(self.decoder, features, mask, look, coloured, hazards)
+        hazards, spotted = self._looked_closer(look, features, mask, spots)
+        return Prepared.of(self.decoder, features, mask, look, coloured, hazards, spotted)
 
     def _looked_closer(
         self,
         look: FrameLook,
         features: Tensor,
         mask: Tensor,
-        spots: Sequence[NDArray[np.uint8] | None],
-    ) -> Tensor | None:
-        """Probability of each hazard, (N, H), after a closer look; None where there is none."""
+        spots: Sequence[Spot | None],
+    ) -> tuple[Tensor | None, list[Spotted | None]]:
+        """Probability of each hazard, (N, H), after a closer look, and what was found.
+
+        Without any closer look the first is None.
+        """
+        found: list[Spotted | None] = [None] * len(spots)
         readout = self.decoder.readout
         if self.closer is None or readout is None or all(spot is None for spot in spots):
-            return None
+            return None, found
         evidence = self.decoder.evidence(features)
         hazards: Tensor = readout.judge(evidence, look.most, look.mean, mask)
         column = self._concept_index(FIRE)
-        shown: dict[int, NDArray[np.uint8]] = {}
+        shown: dict[int, Spot] = {}
         for row, (spot, fire) in enumerate(zip(spots, hazards[:, column].tolist(), strict=True)):
             if spot is not None and fire >= POSSIBLE:
                 shown[row] = spot
         if shown:
-            pixels = torch.from_numpy(np.stack(list(shown.values()))).permute(0, 3, 1, 2)
-            maps = self._engine.lower(pixels, self.closer.after)
+            pixels = np.stack([spot.picture for spot in shown.values()])
+            maps = self._engine.lower(
+                torch.from_numpy(pixels).permute(0, 3, 1, 2), self.closer.after
+            )
+            nats = self.closer(maps)
             rows = torch.tensor(list(shown), device=hazards.device)
-            hazards[rows, column] = self.closer.weigh(hazards[rows, column], maps)
-        return hazards
+            hazards[rows, column] = self.closer.weigh(hazards[rows, column], nats)
+            for (row, spot), likelier in zip(shown.items(), nats.tolist(), strict=True):
+                found[row] = Spotted(spot, likelier)
+        return hazards, found
 
     @torch.inference_mode()
     def decode(
@@ -338,7 +347,8 @@ class Captioner(nn.Module):
             clips: Pictures (H, W, 3) or clips (T, H, W, 3), uint8 RGB, of any sizes.
             words: Words the concept head was trained on, in any form (``fighting`` is fight).
             return_regions: Also return, for each clip, the evidence in nats that each position
-                alone puts in: (n, T, rows, columns) float32.
+                alone puts in: (n, T, rows, columns) float32. Where a closer look made a fire
+                likelier, what it added stands at the positions of its spot as well.
 
         Raises:
             ValueError: A word is not among :attr:`concept_words`; the text names the nearest.
@@ -368,7 +378,11 @@ class Captioner(nn.Module):
         found = ready.memory.concepts[:, columns].float().cpu().numpy()
         evidence = head.regions(ready.look.concepts, ready.mask, columns).movedim(-1, 1)
         boxes = self.encoder.boxes_in_features
-        return found, grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
+        grids = grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
+        for index, column in enumerate(columns):
+            if self.concept_words[column] == FIRE:
+                _mark(grids[:, index, -1], ready.spotted)
+        return found, grids
 
     def _concept_index(self, word: str) -> int:
         # The lemma only where it is needed: it loads a dictionary.
@@ -446,6 +460,13 @@ def pad_windows(windows: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
     frames = max(len(window) for window in windows)
     missing = torch.tensor([[frames - len(window)] for window in windows])
     return pad_frames(windows, frames).float(), torch.arange(frames) >= missing
+
+
+def _mark(grids: NDArray[np.float32], spotted: Sequence[Spotted | None]) -> None:
+    """Put what closer looks added into the newest frames' grids, (N, rows, columns)."""
+    for grid, found in zip(grids, spotted, strict=True):
+        if found is not None and found.nats > 0:
+            found.spot.mark(grid, found.nats)
 
 
 def _frames_of(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,13 +8,25 @@ nats are added to what the whole picture says (docs/adr/0043-a-closer-look-for-f
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["FIRE", "POSSIBLE", "SPOT_SIDE", "CloserLook", "spot_features", "warm_spot", "warmth"]
+__all__ = [
+    "FIRE",
+    "POSSIBLE",
+    "SPOT_SIDE",
+    "CloserLook",
+    "Spot",
+    "Spotted",
+    "spot_features",
+    "warm_spot",
+    "warmth",
+]
 
 FIRE = "fire"
 """The hazard that is looked at more closely."""
@@ -37,15 +49,41 @@ def warmth(square: Square) -> NDArray[np.float32]:
     return np.asarray(stands_out * (cv2.blur(warm, (7, 7)) + 0.1), np.float32)
 
 
-def warm_spot(square: Square, side: int = SPOT_SIDE) -> Square:
-    """Enlarge the window around the brightest warm spot of (S, S, 3) to (side, side, 3)."""
+class Spot(NamedTuple):
+    """A part of a square, enlarged: (side, side, 3) uint8 RGB; where it was, in parts of one."""
+
+    picture: Square
+    left: float
+    top: float
+    size: float
+
+    def mark(self, grid: NDArray[np.float32], nats: float) -> None:
+        """Add nats, in place, to each cell of a (rows, columns) grid whose middle lies in it."""
+        rows, columns = ((np.arange(count) + 0.5) / count for count in grid.shape)
+        inside = [
+            (start <= middles) & (middles < start + self.size)
+            for start, middles in ((self.top, rows), (self.left, columns))
+        ]
+        grid[np.outer(*inside)] += nats
+
+
+class Spotted(NamedTuple):
+    """What a closer look at a spot came to: nats by which a fire is likelier than before."""
+
+    spot: Spot
+    nats: float
+
+
+def warm_spot(square: Square, side: int = SPOT_SIDE) -> Spot:
+    """Enlarge the window around the brightest warm spot of (S, S, 3)."""
     height, width = square.shape[:2]
     window = round(_WINDOW_SHARE * height)
     y, x = divmod(int(warmth(square).argmax()), width)
     top = min(max(y - window // 2, 0), height - window)
     left = min(max(x - window // 2, 0), width - window)
     cut = square[top : top + window, left : left + window]
-    return cv2.resize(cut, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    enlarged = cv2.resize(cut, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    return Spot(enlarged, left / width, top / height, window / height)
 
 
 def spot_features(maps: Tensor) -> Tensor:
@@ -72,10 +110,11 @@ class CloserLook(nn.Module):
         self.register_buffer("weights", torch.zeros(6 * channels))
         self.register_buffer("offset", torch.zeros(()))
 
-    def weigh(self, before: Tensor, maps: Tensor) -> Tensor:
-        """Probability of a fire, (N,), from what it was before and (N, C, H, W) maps of spots."""
-        return torch.sigmoid(torch.logit(before.float(), 1e-6) + self(maps))
-
     def forward(self, maps: Tensor) -> Tensor:
         """Nats by which a fire is likelier than before, (N,), from (N, C, H, W) maps of spots."""
         return spot_features(maps.float()) @ self.weights + self.offset
+
+    @staticmethod
+    def weigh(before: Tensor, nats: Tensor) -> Tensor:
+        """Probability of a fire, (N,), from what it was before and by how much it is likelier."""
+        return torch.sigmoid(torch.logit(before.float(), 1e-6) + nats)

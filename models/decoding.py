@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.closer_look import Spotted
 from models.consensus import consensus_order
 from models.decoders import Decoder, DecoderState, FrameLook
 from models.fusion import Memory
@@ -100,7 +101,8 @@ class Prepared:
     """Windows made ready, so that decoding, detecting and scoring share the work.
 
     ``features`` (N, T, R, D) with ``mask`` (N, T), the decoder's ``look`` at each of their frames
-    and its ``memory`` of them; ``coloured`` (N), whether any of a window's frames shows a colour.
+    and its ``memory`` of them; ``coloured`` (N), whether any of a window's frames shows a colour;
+    ``spotted`` (N), what a closer look came to.
     """
 
     features: Tensor
@@ -108,6 +110,7 @@ class Prepared:
     look: FrameLook
     memory: Memory
     coloured: tuple[bool, ...]
+    spotted: tuple[Spotted | None, ...]
 
     @classmethod
     def of(
@@ -118,6 +121,7 @@ class Prepared:
         look: FrameLook | None = None,
         coloured: Sequence[bool] | None = None,
         hazards: Tensor | None = None,
+        spotted: Sequence[Spotted | None] | None = None,
     ) -> Prepared:
         """Make padded windows ready, from what was seen of their frames where that is known.
 
@@ -127,15 +131,17 @@ class Prepared:
         look = decoder.look(features) if look is None else look
         memory = decoder.remember(look, features, mask, hazards)
         known = (True,) * len(features) if coloured is None else tuple(coloured)
-        return cls(features, mask, look, memory, known)
+        seen = (None,) * len(features) if spotted is None else tuple(spotted)
+        return cls(features, mask, look, memory, known, seen)
 
     def select(self, indices: Sequence[int]) -> Prepared:
         """Keep some windows only."""
         at = torch.tensor(indices, device=self.mask.device)
         look = FrameLook(*(part[at] for part in self.look))
         coloured = tuple(self.coloured[i] for i in indices)
+        spotted = tuple(self.spotted[i] for i in indices)
         memory = select_clips(self.memory, at)
-        return Prepared(self.features[at], self.mask[at], look, memory, coloured)
+        return Prepared(self.features[at], self.mask[at], look, memory, coloured, spotted)
 
     def __len__(self) -> int:
         return len(self.features)

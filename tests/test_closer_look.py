@@ -51,7 +51,10 @@ def _with_spot(
 @pytest.mark.parametrize(("y", "x"), [(128, 60), (8, 8), (250, 128), (40, 249)])
 def test_it_looks_where_a_small_flame_is_wherever_that_is(y: int, x: int) -> None:
     street = _street(seed=y)
-    window = warm_spot(_with_spot(street, y, x, FLAME), WINDOW)
+    spot = warm_spot(_with_spot(street, y, x, FLAME), WINDOW)
+    window = spot.picture
+    assert spot.left <= x / SIDE < spot.left + spot.size
+    assert spot.top <= y / SIDE < spot.top + spot.size
     assert window.shape == (WINDOW, WINDOW, 3)
     burning = np.abs(window.astype(int) - FLAME).max(2) < 20
     whole = np.abs(_with_spot(street, y, x, FLAME).astype(int) - FLAME).max(2) < 20
@@ -69,7 +72,7 @@ def test_of_two_spots_the_warm_one_counts_and_on_grey_pictures_the_brighter() ->
 
 def test_a_picture_without_any_contrast_has_no_spot() -> None:
     assert warmth(np.full((SIDE, SIDE, 3), 77, np.uint8)).max() < 1e-3
-    assert warm_spot(np.full((SIDE, SIDE, 3), 77, np.uint8), 160).shape == (160, 160, 3)
+    assert warm_spot(np.full((SIDE, SIDE, 3), 77, np.uint8), 160).picture.shape == (160, 160, 3)
 
 
 def _captioner(*, likelier: float | None, fire: float = 0.1) -> Captioner:
@@ -124,6 +127,24 @@ def test_a_window_without_a_spot_goes_by_whole_pictures():
     assert _captioner(likelier=None).windows(_clips(1))[0][-1] is None
 
 
+@pytest.mark.parametrize("likelier", [6.0, -6.0])
+def test_where_it_finds_a_fire_is_where_its_spot_was(likelier: float):
+    picture = _with_spot(_street(3), 200, 60, FLAME)
+    words = [FIRE, "smoke"]
+    _, (before,) = _captioner(likelier=None).detect([picture], words, return_regions=True)
+    _, (after,) = _captioner(likelier=likelier).detect([picture], words, return_regions=True)
+    added = after - before
+    np.testing.assert_array_equal(added[1], 0)
+    if likelier < 0:
+        np.testing.assert_array_equal(added[0], 0)
+        return
+    rows, columns = np.nonzero(added[0, -1])
+    np.testing.assert_allclose(added[0, -1][rows, columns], likelier, rtol=1e-5)
+    height, width = added.shape[2:]
+    assert np.abs((rows + 0.5) / height - 200 / SIDE).max() < WINDOW / SIDE
+    assert np.abs((columns + 0.5) / width - 60 / SIDE).max() < WINDOW / SIDE
+
+
 @pytest.fixture
 def seeing() -> Captioner:
     """One whose closer look depends on what it sees."""
@@ -165,7 +186,7 @@ def test_the_newest_frame_of_a_window_is_the_one_looked_at():
     quiet, burning = _street(1), _with_spot(_street(1), 60, 60, FLAME)
     (window,) = captioner.windows([np.stack((quiet, burning))])
     small = cv2.resize(burning, (TINY_SIDE, TINY_SIDE), interpolation=cv2.INTER_AREA)
-    assert np.abs(window[-1].astype(int) - warm_spot(small)).mean() < 3
+    assert np.abs(window[-1].picture.astype(int) - warm_spot(small).picture).mean() < 3
     windows = Windows(length=3)
     windows.push("gate", "features", 0.0, True)
     assert windows.window("gate", "spot") == (["features"], [0.0], [True], "spot")

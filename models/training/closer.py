@@ -61,7 +61,7 @@ def look_closer(captioner: Captioner, data: Path, samples: Sequence[Sample], aft
     pictures = read_pictures(data, 1, known)
     for key, frames in tqdm(pictures, "looking", len(known), unit=" samples", mininterval=10):
         seen.append(known[key])
-        spots.append(warm_spot(to_square(frames[0], captioner.input_size)))
+        spots.append(warm_spot(to_square(frames[0], captioner.input_size)).picture)
         if len(spots) == _BATCH or len(seen) == len(known):
             pixels = torch.from_numpy(np.stack(spots)).permute(0, 3, 1, 2)
             device = captioner.device
