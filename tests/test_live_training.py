@@ -79,6 +79,14 @@ def test_other_views_are_new_each_time_and_fixed_by_the_seed():
     assert 0 <= float(first.min()) <= float(first.max()) <= 255
 
 
+def test_three_views_of_sixteen_are_infrared_and_no_other_loses_its_colours():
+    torch.manual_seed(7)
+    red = torch.rand(640, 1, 1, 32, 32) * torch.tensor([220.0, 60, 20]).view(3, 1, 1)
+    views = camera_views(red)
+    grey = (views.amax(2) - views.amin(2)).amax((1, 2, 3)) < 1
+    assert 90 < int(grey.sum()) < 150  # 120 on average, and ten of deviation
+
+
 def test_one_camera_takes_all_frames_of_a_clip():
     frame = torch.randint(0, 256, (1, 1, 3, 64, 64)).float()
     torch.manual_seed(1)
@@ -89,7 +97,7 @@ def test_one_camera_takes_all_frames_of_a_clip():
     assert float(between_frames.max()) < float(between_clips.median())
 
 
-@pytest.mark.parametrize("corruption", _CORRUPTIONS)
+@pytest.mark.parametrize("corruption", dict.fromkeys(_CORRUPTIONS))
 def test_a_corruption_keeps_the_shape_and_worsens_with_severity(
     corruption: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ):

@@ -161,6 +161,20 @@ def test_the_command_changes_the_upper_stages_and_nothing_else(
     assert (new / "vocabulary.txt").read_text() == (old / "vocabulary.txt").read_text()
 
 
+def test_what_was_begun_with_other_pictures_is_not_gone_on_from(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "config.yaml").write_text(json.dumps(asdict(TINY)))
+    given = {"model": finished(tmp_path / "old"), "config": tmp_path / "config.yaml"}
+    given |= {"output": tmp_path / "new"}
+    options = [*(f"--{k}={v}" for k, v in given.items()), "--epochs=1"]
+    steady.main([*options, f"--data={data}"])
+    write_data(tmp_path / "more", count=50)
+    with pytest.raises(SystemExit):
+        steady.main([*options, f"--data={tmp_path / 'more'}"])
+    assert "holds the maps of other pictures" in capsys.readouterr().err
+
+
 def test_data_that_are_not_there_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         steady.main([f"--data={tmp_path}", f"--output={tmp_path / 'new'}"])

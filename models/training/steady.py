@@ -233,6 +233,11 @@ def main(arguments: Sequence[str]) -> None:
                 view=bad_view,
                 wanted=wanted,
             )
+        if set(cache.index) != wanted:
+            raise DataError(
+                f"{folder} holds the maps of other pictures than {options.data} does now; name "
+                "another --output, or delete what is there"
+            )
         state = options.output / "state.pt"
         steady(
             captioner,
