@@ -23,7 +23,7 @@ from models.checkpoint_files import (
     VOCABULARY,
     checkpoint_identity,
 )
-from models.closer_look import CloserLook
+from models.closer_look import FIRE, CloserLook
 from models.concept_agreement import ConceptLexicon
 from models.concept_vocabulary import ConceptVocabulary
 from models.decoders import Decoder, DecoderConfig
@@ -105,6 +105,8 @@ def load_checkpoint(folder: Path, name: str, device: torch.device) -> Captioner:
         decoder = Decoder(decoder_config)
         captioner = Captioner(encoder, decoder, vocabulary, int(config["input_size"]), concepts)
         if (stages := config.get("closer_after")) is not None:
+            if FIRE not in words[: decoder_config.hazard_count]:
+                raise ValueError(f"closer_after is given, and {FIRE} is no hazard of the model")
             captioner.closer = CloserLook(encoder.channels_after(int(stages)), int(stages))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: {error.filename} is missing") from None

@@ -21,7 +21,7 @@ from tiny_training import STAGES, TINY
 
 from models import load_captioner
 from models.captioner import Captioner
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from models.closer_look import FIRE, POSSIBLE, CloserLook, warm_spot, warmth
 from models.runtimes.engine import Engine
 from models.training import closer
@@ -179,6 +179,20 @@ def test_it_survives_a_checkpoint(tmp_path: Path, seeing: Captioner):
     assert loaded.closer is not None
     assert loaded.closer.after == seeing.closer.after
     torch.testing.assert_close(loaded.closer.weights, seeing.closer.weights, rtol=0, atol=0)
+
+
+def test_without_evidence_of_fires_there_is_nothing_to_add_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = tiny_captioner(WORDS, TINY_SIDE, seed=4, concepts=["yard"])
+    save_checkpoint(tmp_path / "old", other)
+    with pytest.raises(SystemExit):
+        _fit(tmp_path)
+    assert "no evidence of a fire" in capsys.readouterr().err
+    other.closer = CloserLook(other.encoder.channels_after(STAGES), STAGES)
+    save_checkpoint(tmp_path / "wrong", other)
+    with pytest.raises(CheckpointError, match="fire is no hazard"):
+        load_checkpoint(tmp_path / "wrong", "wrong", torch.device("cpu"))
 
 
 def test_the_newest_frame_of_a_window_is_the_one_looked_at():

@@ -130,6 +130,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         config = read_config(options.config)
         captioner = load_captioner(options.model, runtime="eager")
+        if FIRE not in captioner.concept_words[: captioner.decoder.config.hazard_count]:
+            raise CheckpointError(f"{captioner.identity} has no evidence of a {FIRE} to add to")
         every = [s for s in read_samples(options.data) if s.split in options.learns_from]
         samples = readout_samples(every, config.readout_company, config.seed)
         after = config.frozen_stages
