@@ -347,8 +347,9 @@ class Captioner(nn.Module):
             clips: Pictures (H, W, 3) or clips (T, H, W, 3), uint8 RGB, of any sizes.
             words: Words the concept head was trained on, in any form (``fighting`` is fight).
             return_regions: Also return, for each clip, the evidence in nats that each position
-                alone puts in: (n, T, rows, columns) float32. Where a closer look made a fire
-                likelier, what it added stands at the positions of its spot as well.
+                alone puts in: (n, T, rows, columns) float32. Of hazards it is the position's part
+                of the log-odds (:meth:`models.concepts.HazardReadout.positions`); where a closer
+                look made a fire likelier, what it added stands at the positions of its spot too.
 
         Raises:
             ValueError: A word is not among :attr:`concept_words`; the text names the nearest.
@@ -376,7 +377,13 @@ class Captioner(nn.Module):
         head = self.decoder.concepts
         assert head is not None  # there are concepts, so there is a head
         found = ready.memory.concepts[:, columns].float().cpu().numpy()
-        evidence = head.regions(ready.look.concepts, ready.mask, columns).movedim(-1, 1)
+        evidence = head.regions(ready.look.concepts, ready.mask, columns)
+        readout = self.decoder.readout
+        told = [i for i, column in enumerate(columns) if readout and column < len(readout.offset)]
+        if readout and told:
+            read = self.decoder.evidence(ready.features)
+            evidence[..., told] = readout.positions(read, ready.mask, [columns[i] for i in told])
+        evidence = evidence.movedim(-1, 1)
         boxes = self.encoder.boxes_in_features
         grids = grids_over_picture(evidence, ready.features.unsqueeze(1), boxes)
         for index, column in enumerate(columns):

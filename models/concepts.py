@@ -173,6 +173,40 @@ class HazardReadout(nn.Module):
         moves = moves.unsqueeze(1)
         return torch.sigmoid(logits * (1 - moves * self.alone) + change * moves)
 
+    def positions(
+        self, features: Tensor, frame_mask: Tensor, hazards: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return what each position puts in of a hazard's log-odds, in nats: (N, T, R, H).
+
+        Offsets apart, the log-odds are their sum: the read-out is linear, the strongest answer of a
+        feature is of one position, and change is of the later of two frames. Negative where a
+        position speaks against the hazard.
+        """
+        among = range(len(self.offset)) if hazards is None else hazards
+        features = features.float()
+        count, frames, regions, _ = features.shape
+        stills = (
+            features @ self.mean[list(among)].T * (_share(frame_mask) / regions)[..., None, None]
+        )
+        # The strongest answer: in which frame, and there in which region.
+        most = features.amax(2).masked_fill(~frame_mask.unsqueeze(-1), float("-inf"))
+        most, when = most.max(1)
+        there = features.gather(1, when[:, None, None].expand(-1, 1, regions, -1)).squeeze(1)
+        where = when * regions + there.argmax(1)
+        for index, hazard in enumerate(among):
+            part = stills.new_zeros((count, frames * regions))
+            part.scatter_add_(1, where, most * self.strongest[hazard])
+            stills[..., index] += part.view(count, frames, regions)
+        both = frame_mask[:, 1:] & frame_mask[:, :-1]
+        steps = both.sum(1)
+        change = torch.zeros_like(stills)
+        for t in range(both.shape[1]):  # one pair at a time, as in pooling
+            step = (features[:, t + 1] - features[:, t]).abs_() @ self.motion[list(among)].T
+            change[:, t + 1] = step * both[:, t, None, None]
+        change = change / (steps.clamp_min(1) * regions)[:, None, None, None]
+        moves = (steps > 0).to(stills.dtype)[:, None, None, None]
+        return stills * (1 - moves * self.alone[list(among)]) + change * moves
+
 
 def pooled_features(features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Maximum, mean and mean absolute change of (N, T, R, D) features, each (N, D).

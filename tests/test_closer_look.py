@@ -145,6 +145,22 @@ def test_where_it_finds_a_fire_is_where_its_spot_was(likelier: float):
     assert np.abs((columns + 0.5) / width - 60 / SIDE).max() < WINDOW / SIDE
 
 
+def test_words_that_are_no_hazards_are_detected_without_hazards():
+    captioner = tiny_captioner(
+        WORDS,
+        TINY_SIDE,
+        seed=4,
+        concepts=[*HAZARD_CONCEPTS, "yard"],
+        hazard_count=len(HAZARD_CONCEPTS),
+    )
+    clips = _clips(2)
+    both, places = captioner.detect(clips, ["yard", FIRE], return_regions=True)
+    alone, there = captioner.detect(clips, ["yard"], return_regions=True)
+    np.testing.assert_allclose(alone[:, 0], both[:, 0], rtol=1e-5)
+    for one, other in zip(places, there, strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
+
+
 @pytest.fixture
 def seeing() -> Captioner:
     """One whose closer look depends on what it sees."""
