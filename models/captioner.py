@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.claims import CLAIMS
-from models.closer_look import FIRE, POSSIBLE, CloserLook, Spot, Spotted, warm_spot
+from models.closer_look import FIRE, POSSIBLE, SPOT_SIDE, CloserLook, Spot, Spotted, warm_spot
 from models.colour import COLOUR, shows_colour
 from models.concept_vocabulary import NO_CONCEPTS, ConceptVocabulary
 from models.concepts import concept_lemma
@@ -137,7 +137,15 @@ class Captioner(nn.Module):
         return self._engine.name
 
     def run_on(self, engine: Engine) -> None:
-        """Encode and decode through ``engine``, made of this captioner's encoder and decoder."""
+        """Encode and decode through ``engine``, made of this captioner's encoder and decoder.
+
+        Raises:
+            RuntimeUnavailable: It cannot look closer, where the checkpoint does.
+
+        """
+        if self.closer is not None:  # now, and not in the middle of a live camera's caption
+            blank = torch.zeros((1, 3, SPOT_SIDE, SPOT_SIDE), dtype=torch.uint8)
+            engine.lower(blank, self.closer.after)
         self._engine = engine
 
     def _stepper(self, memory: Memory) -> Stepper:
@@ -349,7 +357,7 @@ class Captioner(nn.Module):
             return_regions: Also return, for each clip, the evidence in nats that each position
                 alone puts in: (n, T, rows, columns) float32. Of hazards it is the position's part
                 of the log-odds (:meth:`models.concepts.HazardReadout.positions`); where a closer
-                look made a fire likelier, what it added stands at the positions of its spot too.
+                look made a fire likelier, what it added stands at each position of its spot too.
 
         Raises:
             ValueError: A word is not among :attr:`concept_words`; the text names the nearest.

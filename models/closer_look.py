@@ -40,7 +40,10 @@ Square = NDArray[np.uint8]
 
 
 def warmth(square: Square) -> NDArray[np.float32]:
-    """How much brighter than its surroundings and how warm each place of (S, S, 3) RGB is."""
+    """How much brighter than its surroundings and how warm each place of (S, S, 3) RGB is.
+
+    Surroundings are those of a square of 256 pixels, whatever the size.
+    """
     red, green, blue = (square[..., channel].astype(np.float32) / 255 for channel in range(3))
     grey = 0.299 * red + 0.587 * green + 0.114 * blue
     warm = np.clip(2 * (red - blue), 0, 1) * red
@@ -58,13 +61,18 @@ class Spot(NamedTuple):
     size: float
 
     def mark(self, grid: NDArray[np.float32], nats: float) -> None:
-        """Add nats, in place, to each cell of a (rows, columns) grid whose middle lies in it."""
-        rows, columns = ((np.arange(count) + 0.5) / count for count in grid.shape)
-        inside = [
-            (start <= middles) & (middles < start + self.size)
-            for start, middles in ((self.top, rows), (self.left, columns))
-        ]
-        grid[np.outer(*inside)] += nats
+        """Add nats, in place, to each cell of a (rows, columns) grid whose middle lies in it.
+
+        Where cells are so large that none does, to the nearest.
+        """
+        sides = ((self.top, grid.shape[0]), (self.left, grid.shape[1]))
+        grid[np.ix_(*(self._along(start, cells) for start, cells in sides))] += nats
+
+    def _along(self, start: float, cells: int) -> NDArray[np.intp]:
+        middles = (np.arange(cells) + 0.5) / cells
+        apart = np.abs(middles - (start + self.size / 2))
+        inside = np.flatnonzero(apart <= self.size / 2)
+        return inside if len(inside) else np.array([apart.argmin()])
 
 
 class Spotted(NamedTuple):

@@ -180,7 +180,7 @@ class HazardReadout(nn.Module):
 
         Offsets apart, the log-odds are their sum: the read-out is linear, the strongest answer of a
         feature is of one position, and change is of the later of two frames. Negative where a
-        position speaks against the hazard.
+        position speaks against the hazard, and what an earlier frame showed stands in that frame.
         """
         among = range(len(self.offset)) if hazards is None else hazards
         features = features.float()

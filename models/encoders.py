@@ -75,9 +75,18 @@ class Encoder(nn.Module):
         self.evidence = EvidenceBranch(self.stages()[stages:], stages, channels)
 
     def channels_after(self, stages: int) -> int:
-        """How many channels the maps of :meth:`lower` have."""
+        """How many channels the maps of :meth:`lower` have.
+
+        Raises:
+            EncoderError: There are not so many stages.
+
+        """
+        if not 0 <= stages <= len(self.stages()):
+            raise EncoderError(f"{self.name} has {len(self.stages())} stages, not {stages}")
+        assert isinstance(self.mean, Tensor)
+        pixels = torch.zeros((1, 3, 64, 64), dtype=torch.uint8, device=self.mean.device)
         with torch.inference_mode():
-            return self.lower(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), stages).shape[1]
+            return self.lower(pixels, stages).shape[1]
 
     @property
     def evidence_size(self) -> int:

@@ -115,6 +115,22 @@ class Slow(FakeCaptioner):
         return [self.say(self.SAYINGS[level // 3 % len(self.SAYINGS)].split()) for level in last]
 
 
+class Spotting(FakeCaptioner):
+    """Says what it was given to see closer."""
+
+    def spot(self, frame: np.ndarray) -> int:
+        return int(frame.mean())
+
+    def decode(
+        self, windows: list[tuple[Any, ...]], *, beam_size: int, max_words: int
+    ) -> list[FakeHypothesis]:
+        return [self.say([str(spot)]) for *_, spot in windows]
+
+
+def spotting(model: str, device: str, runtime: str) -> FakeCaptioner:
+    return Spotting()
+
+
 class Ponderous(FakeCaptioner):
     """Takes a second over everything, and longer than any measurement at the start has shown."""
 

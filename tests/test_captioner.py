@@ -109,6 +109,14 @@ def test_want_of_memory_halves_the_batch_and_loses_nothing(caplog: pytest.LogCap
 
 
 @pytest.mark.fault
+def test_each_window_brings_what_is_to_be_seen_closer_of_its_newest_frame():
+    with stage("spotting", [40, 90, 10, 70], window_frames=2) as (made, frames, _):
+        sent = Batch(tuple(frames.refs), (False, True, False, True))
+        said = [one.caption.text for one in made.process([sent]) if isinstance(one, CaptionedFrame)]
+    assert said == ["90", "70"]
+
+
+@pytest.mark.fault
 def test_how_things_move_stands_beside_what_the_model_says_where_it_is_known_and_asked_for():
     with stage("plain", [1, 2, 3], window_frames=3, concepts=("scuffle",)) as (made, frames, _):
         assert made.ready is not None and made.ready.unknown_concepts == ()

@@ -23,9 +23,11 @@ from models import load_captioner
 from models.captioner import Captioner
 from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from models.closer_look import FIRE, POSSIBLE, CloserLook, warm_spot, warmth
+from models.encoders import EncoderError
 from models.runtimes.engine import Engine
 from models.training import closer
 from models.training.concepts import HAZARD_CONCEPTS
+from models.training.sources import DataError, read_samples
 from pipeline.captioner_child import Windows
 
 SIDE, WINDOW = 256, 56
@@ -121,15 +123,18 @@ def test_a_window_without_a_spot_goes_by_whole_pictures():
     captioner = _captioner(likelier=3.0)
     (with_spot,) = captioner.windows(_clips(1))
     assert with_spot[-1] is not None
-    probabilities, _ = captioner.detect_windows([with_spot, with_spot[:3], with_spot[:2]], [FIRE])
-    assert probabilities[0, 0] > 0.5
-    np.testing.assert_allclose(probabilities[1:, 0], 0.1, atol=1e-5)
+    windows = [with_spot[:3], with_spot[:2], with_spot]
+    probabilities, places = captioner.detect_windows(windows, [FIRE])
+    assert probabilities[2, 0] > 0.5
+    np.testing.assert_allclose(probabilities[:2, 0], 0.1, atol=1e-5)
+    np.testing.assert_array_equal(places[0], places[1])
+    assert (places[2] - places[0]).max() == pytest.approx(3.0, abs=1e-4)
     assert _captioner(likelier=None).windows(_clips(1))[0][-1] is None
 
 
 @pytest.mark.parametrize("likelier", [6.0, -6.0])
 def test_where_it_finds_a_fire_is_where_its_spot_was(likelier: float):
-    picture = _with_spot(_street(3), 200, 60, FLAME)
+    picture = np.stack((_street(3), _with_spot(_street(3), 200, 60, FLAME)))
     words = [FIRE, "smoke"]
     _, (before,) = _captioner(likelier=None).detect([picture], words, return_regions=True)
     _, (after,) = _captioner(likelier=likelier).detect([picture], words, return_regions=True)
@@ -138,6 +143,7 @@ def test_where_it_finds_a_fire_is_where_its_spot_was(likelier: float):
     if likelier < 0:
         np.testing.assert_array_equal(added[0], 0)
         return
+    np.testing.assert_array_equal(added[0, 0], 0)
     rows, columns = np.nonzero(added[0, -1])
     np.testing.assert_allclose(added[0, -1][rows, columns], likelier, rtol=1e-5)
     height, width = added.shape[2:]
@@ -263,6 +269,25 @@ def test_fitted_it_tells_small_flames_from_lamps_and_leaves_all_else(
     assert after.keys() - before.keys() == {"closer.weights", "closer.offset"}
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert "20 of 40 pictures burn" in capsys.readouterr().out
+
+
+def test_channels_are_told_where_the_encoder_is():
+    encoder = tiny_captioner(WORDS, TINY_SIDE, seed=4).encoder
+    expected = encoder.channels_after(STAGES)
+    assert encoder.to("meta").channels_after(STAGES) == expected
+    with pytest.raises(EncoderError, match="stages, not 99"):
+        encoder.channels_after(99)
+
+
+def test_pictures_that_are_not_there_are_left_out(tmp_path: Path):
+    _write_data(tmp_path / "data")
+    (tmp_path / "data" / "yard" / "images" / "7.png").unlink()
+    samples = read_samples(tmp_path / "data")
+    captioner = _captioner(likelier=None)
+    spots = closer.look_closer(captioner, tmp_path / "data", samples, STAGES)
+    assert len(spots.samples) == len(spots.features) == len(spots.burns) == 39
+    with pytest.raises(DataError, match="no picture of these splits"):
+        closer.look_closer(captioner, tmp_path / "data", [], STAGES)
 
 
 def test_without_a_fire_among_the_pictures_it_says_so(

@@ -191,12 +191,15 @@ class OpenVinoEngine:
         side = pixels.shape[-1]
         if (side, stages) not in self._lowering:
             shape = (3, side, side)
-            lower = Graph(
-                _Lower(self._encoder, stages),
-                [torch.zeros((1, *shape), dtype=torch.uint8)],
-                [(_ANY, *shape)],
-            )
-            self._lowering[side, stages] = lower.compile("f32", self._threads)
+            example = torch.zeros((1, *shape), dtype=torch.uint8)
+            try:
+                lower = Graph(_Lower(self._encoder, stages), [example], [(_ANY, *shape)])
+                self._lowering[side, stages] = lower.compile("f32", self._threads)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise RuntimeUnavailable(
+                    f"OpenVINO cannot look closer with this model ({reason}); use --runtime eager"
+                ) from error
         return self._lowering[side, stages]([pixels])[0].clone()
 
     def stepper(self, memory: Memory) -> Stepper:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ _PENALTY = 0.1
 _BATCH = 16
 _SHARE = 0.5
 """How much of it counts beside the whole picture, which shows the spot as well: with more of it
-unseen training timelines have more false alerts, with less they have fires that are missed."""
+training timelines of scenes left out have more false alerts (docs/adr/0043)."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,25 @@ class Spots:
 
 @torch.no_grad()
 def look_closer(captioner: Captioner, data: Path, samples: Sequence[Sample], after: int) -> Spots:
-    """Look at the warm spot of each picture; those of which no fire is known are left out."""
+    """Look at the warm spot of each picture; those of which no fire is known are left out.
+
+    Raises:
+        DataError: There is no such picture.
+
+    """
     known = {s.key: s for s in samples if not s.clip and hazard_labels(s)[FIRE] is not None}
     seen: list[Sample] = []
     parts: list[Tensor] = []
-    spots = []
     pictures = read_pictures(data, 1, known)
-    for key, frames in tqdm(pictures, "looking", len(known), unit=" samples", mininterval=10):
-        seen.append(known[key])
-        spots.append(warm_spot(to_square(frames[0], captioner.input_size)).picture)
-        if len(spots) == _BATCH or len(seen) == len(known):
-            pixels = torch.from_numpy(np.stack(spots)).permute(0, 3, 1, 2)
-            device = captioner.device
-            maps = captioner.encoder.lower(pixels.to(device), after).float().cpu()
-            parts.append(spot_features(maps))
-            spots.clear()
+    shown = iter(tqdm(pictures, "looking", len(known), unit=" samples", mininterval=10))
+    while batch := list(islice(shown, _BATCH)):
+        seen += [known[key] for key, _ in batch]
+        squares = (to_square(frames[0], captioner.input_size) for _, frames in batch)
+        spots = np.stack([warm_spot(square).picture for square in squares])
+        pixels = torch.from_numpy(spots).permute(0, 3, 1, 2).to(captioner.device)
+        parts.append(spot_features(captioner.encoder.lower(pixels, after).float().cpu()))
+    if not seen:
+        raise DataError(f"{data}: no picture of these splits is known to show a fire or none")
     burns = torch.tensor([float(hazard_labels(sample)[FIRE] is True) for sample in seen])
     return Spots(seen, torch.cat(parts), burns)
 

@@ -166,5 +166,7 @@ def main(arguments: Sequence[str]) -> None:
     except (DataError, TrainingConfigError, CheckpointError, EncoderError) as error:
         parser.error(str(error))
     save_checkpoint(options.output, captioner)
+    if captioner.closer is not None:
+        print("its closer look is kept; the thresholds of fire were chosen without it")
     (options.output / "out-of-fold.jsonl").write_text("".join(_lines(samples, out_of_fold)))
     print(_table_of(samples, out_of_fold))

@@ -224,6 +224,11 @@ def main(arguments: Sequence[str]) -> None:
         folder = options.output / "maps"
         try:
             cache = open_cache(folder)
+            if set(cache.index) != wanted:
+                raise DataError(
+                    f"{folder} holds the maps of other pictures than are listed now "
+                    f"({len(cache.index)}, and {len(wanted)}); name another --output, or delete it"
+                )
         except FileNotFoundError:
             cache = build_cache(
                 options.data,
@@ -232,11 +237,6 @@ def main(arguments: Sequence[str]) -> None:
                 encoder=captioner.encoder,
                 view=bad_view,
                 wanted=wanted,
-            )
-        if set(cache.index) != wanted:
-            raise DataError(
-                f"{folder} holds the maps of other pictures than {options.data} does now; name "
-                "another --output, or delete what is there"
             )
         state = options.output / "state.pt"
         steady(
