@@ -96,7 +96,7 @@ def test_a_cameras_window_forgets_how_things_moved_with_the_rest() -> None:
     assert windows.scuffle("gate") == pytest.approx(0.88, abs=0.01)
     windows.push("gate", None, 60.0, True, 2.0)  # after a gap: the window begins anew
     assert windows.scuffle("gate") is None
-    assert len(windows.window("gate")) == 3
+    assert len(windows.window("gate")) == 4
 
 
 # Which picture comes before a look
