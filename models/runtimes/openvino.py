@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.decoders import Decoder, DecoderState
-from models.encoders import Encoder
+from models.encoders import Encoder, LowerStages
 from models.fusion import Memory
 from models.runtimes.engine import RuntimeUnavailable, Stepper, select_clips
 
@@ -193,7 +193,7 @@ class OpenVinoEngine:
             shape = (3, side, side)
             example = torch.zeros((1, *shape), dtype=torch.uint8)
             try:
-                lower = Graph(_Lower(self._encoder, stages), [example], [(_ANY, *shape)])
+                lower = Graph(LowerStages(self._encoder, stages), [example], [(_ANY, *shape)])
                 self._lowering[side, stages] = lower.compile("f32", self._threads)
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[-1]
@@ -239,17 +239,6 @@ def step_graph(decoder: Decoder) -> Graph:
     tokens = torch.full((clips * beams,), 1, dtype=torch.int64)
     examples = [tokens, *state, *memory]
     return Graph(_Step(decoder), examples, [_free_shape(example) for example in examples])
-
-
-class _Lower(nn.Module):
-    """An encoder's lower stages, as tracing wants them."""
-
-    def __init__(self, encoder: Encoder, stages: int) -> None:
-        super().__init__()
-        self.encoder, self.stages = encoder, stages
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.encoder.lower(pixels, self.stages)
 
 
 class _Step(nn.Module):

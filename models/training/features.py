@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from models.encoders import Encoder, build_encoder, load_imagenet_weights
+from models.encoders import Encoder, LowerStages, build_encoder, load_imagenet_weights
 from models.training.corruptions import augmented
 from models.training.sources import read_pictures
 from models.transforms import to_square
@@ -146,21 +146,12 @@ def build_cache(
     return open_cache(folder)
 
 
-class _Lower(nn.Module):
-    def __init__(self, encoder: Encoder, stages: int) -> None:
-        super().__init__()
-        self.encoder, self.stages = encoder, stages
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.encoder.lower(pixels, self.stages)
-
-
 def _lower(encoder: Encoder, settings: CacheSettings) -> Callable[[NDArray[np.uint8]], Maps]:
     """Run (N, S, S, 3) uint8 squares to maps: on CUDA in PyTorch, else by OpenVINO (3x faster).
 
     A detector runs in PyTorch wherever it is.
     """
-    module = _Lower(encoder, settings.stages).eval()
+    module = LowerStages(encoder, settings.stages).eval()
     if torch.cuda.is_available() or not encoder.traceable:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         module.to(device)
