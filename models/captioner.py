@@ -313,8 +313,10 @@ class Captioner(nn.Module):
     def score(self, clips: Sequence[NDArray[np.uint8]], sentences: Sequence[str]) -> Tensor:
         """Evidence in nats: log P(sentence | clip) - log P(sentence), (len(clips), n).
 
-        The prior is taken with the picture hidden: a memory of zero features.
+        The prior is taken with the picture hidden: a memory of zero features, of as many frames.
         """
+        if not clips:
+            return torch.zeros(0, len(sentences))
         return self.score_windows(self.windows(clips), sentences)
 
     @torch.inference_mode()
@@ -323,11 +325,14 @@ class Captioner(nn.Module):
     ) -> Tensor:
         """Like :meth:`score`, of windows that are encoded already."""
         ready = self.prepare(windows)
-        blank = self.decoder.memory(
-            torch.zeros_like(ready.features[:1]), torch.ones_like(ready.mask[:1])
-        )
         given = self._sentence_log_probability(ready.memory, sentences)
-        return given - self._sentence_log_probability(blank, sentences)
+        # A hidden picture has as many frames as the window: what a sentence weighs is then the same
+        # whatever windows stand beside it.
+        masks, which = torch.unique(ready.mask, dim=0, return_inverse=True)
+        blank = self.decoder.memory(
+            ready.features.new_zeros(len(masks), *ready.features.shape[1:]), masks
+        )
+        return given - self._sentence_log_probability(blank, sentences)[which]
 
     @overload
     def detect(
@@ -363,6 +368,9 @@ class Captioner(nn.Module):
             ValueError: A word is not among :attr:`concept_words`; the text names the nearest.
 
         """
+        if not clips:
+            nothing = np.zeros((0, len([self._concept_index(word) for word in words])), np.float32)
+            return (nothing, []) if return_regions else nothing
         windows = self.windows(clips)
         found, evidence = self.detect_windows(windows, words)
         if not return_regions:
@@ -485,9 +493,9 @@ def _mark(grids: NDArray[np.float32], spotted: Sequence[Spotted | None]) -> None
 
 
 def _frames_of(clip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if clip.dtype != np.uint8 or clip.ndim not in (3, 4) or clip.shape[-1] != 3:
+    if clip.dtype != np.uint8 or clip.ndim not in (3, 4) or clip.shape[-1] != 3 or not clip.size:
         raise ValueError(
-            "a clip is a uint8 RGB array of shape (H, W, 3) or (T, H, W, 3), "
+            "a clip is a uint8 RGB array of shape (H, W, 3) or (T, H, W, 3) with a frame or more, "
             f"not {clip.dtype} {clip.shape}"
         )
     return clip[None] if clip.ndim == 3 else clip

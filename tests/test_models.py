@@ -166,9 +166,24 @@ def test_score_gives_evidence_for_each_clip_and_sentence(captioner: Captioner):
     assert float(scores[1, 1]) == pytest.approx(float(one), abs=1e-3)
 
 
+def test_what_a_sentence_scores_does_not_hang_on_the_clips_beside(captioner: Captioner):
+    sentences = ["a man runs", "a dog sits here"]
+    random = np.random.default_rng(5)
+    mixed = [random.integers(0, 256, (frames, 20, 30, 3), np.uint8) for frames in (1, 3, 2, 3)]
+    together = captioner.score(mixed, sentences)
+    for row, clip in zip(together, mixed, strict=True):
+        torch.testing.assert_close(row, captioner.score([clip], sentences)[0], atol=1e-3, rtol=0)
+    assert captioner.score([], sentences).shape == (0, 2)
+
+
 @pytest.mark.parametrize(
     "bad",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)],
+    [
+        np.zeros((0, 4, 4, 3), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+    ],
 )
 def test_arrays_that_are_no_pictures_are_refused(captioner: Captioner, bad: np.ndarray):
     with pytest.raises(ValueError, match="uint8 RGB"):
