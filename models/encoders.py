@@ -40,6 +40,13 @@ _WEIGHT_PACKAGES = {
 }
 
 
+_RATHER = "choose a convolutional encoder, such as tf_efficientnet_lite2 or resnet18"
+# What is before and behind the blocks of timm's EfficientNets, MobileNets and their kin, where
+# they have it.
+_STEM_PARTS = ("conv_stem", "bn1", "act1")
+_HEAD_PARTS = ("conv_head", "bn2", "norm_head", "act2")
+
+
 class EncoderError(Exception):
     """An encoder cannot be built or its starting weights cannot be had."""
 
@@ -124,20 +131,21 @@ class Encoder(nn.Module):
     def stages(self) -> list[nn.Module]:
         """Return the trunk as a chain of stages, from the picture to the grid.
 
-        Raises:
-            EncoderError: The trunk is no such chain that we know how to cut.
-
+        One whose parts are not known is a single stage: frozen whole, or trained whole.
         """
-        trunk = self.trunk
-        if hasattr(trunk, "conv_stem") and hasattr(trunk, "blocks") and hasattr(trunk, "conv_head"):
-            parts: Any = trunk  # timm's models are not typed
-            head = nn.Sequential(parts.conv_head, parts.bn2)
-            return [nn.Sequential(parts.conv_stem, parts.bn1), *parts.blocks, head]
+        trunk: Any = self.trunk  # timm's models are not typed
         if isinstance(trunk, nn.Sequential):
             return list(trunk)
-        if isinstance(trunk, RegionTrunk):
-            return [trunk]
-        raise EncoderError(f"{self.name} cannot be cut into stages")
+        if all(hasattr(trunk, part) for part in ("conv_stem", "bn1", "blocks", "conv_head")):
+            stem, head = (
+                nn.Sequential(*(getattr(trunk, part) for part in parts if hasattr(trunk, part)))
+                for parts in (_STEM_PARTS, _HEAD_PARTS)
+            )
+            return [stem, *trunk.blocks, head]
+        if all(hasattr(trunk, part) for part in ("conv1", "bn1", "layer4", "global_pool")):
+            parts = dict(trunk.named_children())
+            return [part for name, part in parts.items() if name not in ("global_pool", "fc")]
+        return [trunk]
 
     def lower(self, pixels: Tensor, stages: int) -> Tensor:
         """Run (N, 3, S, S) uint8 pixels through the first stages: maps (N, C, H, W)."""
@@ -169,9 +177,26 @@ class Encoder(nn.Module):
         return grid.flatten(2).transpose(1, 2)
 
     def _probe_feature_size(self) -> int:
+        """D, by a look at a small picture.
+
+        Raises:
+            EncoderError: What the trunk gives is no grid.
+
+        """
         self.trunk.eval()
-        with torch.inference_mode():
-            return int(self.trunk(torch.zeros(1, 3, 64, 64)).shape[1])
+        try:
+            with torch.inference_mode():
+                grid = self.trunk(torch.zeros(1, 3, 64, 128))
+        except (AssertionError, RuntimeError) as error:  # of transformers for one size of pictures
+            raise EncoderError(
+                f"{self.name} takes no picture of any size: {error}; {_RATHER}"
+            ) from None
+        # Twice as wide as high, as the picture is: else it holds tokens, or channels come last.
+        wide = grid.ndim == 4 and grid.shape[3] == 2 * grid.shape[2]
+        if not (wide or isinstance(self.trunk, RegionTrunk)):
+            gives = f"gives no grid (N, D, H, W) of features but {tuple(grid.shape)}"
+            raise EncoderError(f"{self.name} {gives}; {_RATHER}")
+        return int(grid.shape[1])
 
 
 class LowerStages(nn.Module):

@@ -43,6 +43,37 @@ def test_an_encoder_gives_a_grid_of_regions(name: str, size: int) -> None:
     assert name in encoder_names()
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("mobilenetv3_small_050", 8),
+        ("ghostnet_050", 12),
+        ("resnet18", 8),
+        ("convnext_atto", 1),
+        ("torchvision/mobilenet_v3_small", 13),
+    ],
+)
+def test_an_encoder_may_be_cut_anywhere(name: str, stages: int) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(name)
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert len(encoder.stages()) == stages
+    with torch.inference_mode():
+        for cut in range(stages + 1):
+            parts = encoder.upper(encoder.lower(pixels, cut), cut)
+            torch.testing.assert_close(parts, encoder(pixels), atol=1e-4, rtol=1e-4)
+    with pytest.raises(EncoderError, match=f"has {stages} stages, not 40"):
+        encoder.channels_after(40)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"]
+)
+def test_an_encoder_without_a_grid_is_refused(name: str) -> None:
+    with pytest.raises(EncoderError, match="choose a convolutional encoder"):
+        build_encoder(name)
+
+
 @pytest.fixture(scope="module")
 def detector() -> Captioner:
     torch.manual_seed(2)
