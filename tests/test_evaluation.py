@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 
 from models.captioner import Hypothesis
 from models.evaluation.command import Observation, evaluate
+from models.evaluation.data import named_split, read_data
 from models.evaluation.evidence import EvidenceCase, calibration_error, score_evidence
 from models.evaluation.hazards import HazardCase, names_hazard, score_hazards
 from models.evaluation.people import Naming, people_report, score_references
-from models.training.sources import Sample
+from models.training.sources import DataError, Sample
 
 SAID = ("a fire", "a crash", "a fire after a crash", "a man", "a fire truck")
 
@@ -222,3 +225,40 @@ def test_without_labels_the_references_say_which_hazard_words_are_false():
     report = evaluate(samples, iter(seen), meteor=False).report
     assert report["hazard_word_rate"] == 4 / 5
     assert report["false_hazard_word_rate"] == 2 / 5
+
+
+def test_what_nobody_labelled_is_in_no_figure_of_hazards():
+    told = {"fire": ("fire",), "quiet": (), "unknown": None}
+    samples = [Sample(k, "yard", "val", k, ("a fire burns",), h) for k, h in told.items()]
+    says = {"fire": "a fire burns", "quiet": "a yard", "unknown": "a fire burns"}
+    observations = iter(
+        Observation(key, Hypothesis(text, -1.0, ()), {"fire": 0.9 if "fire" in text else 0.1})
+        for key, text in says.items()
+    )
+    report = evaluate(samples, observations, meteor=False).report
+    assert report["labelled"] == 2
+    assert report["hazards"]["fire"]["precision"] == 1.0
+    assert report["hazards"]["fire"]["evidence"]["absent"] == 1
+    assert report["false_on_normal"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"image": "a.png", "captions": "a man"}], "captions must be a list"),
+        ([{"image": "a.png", "captions": ["x"], "hazard": ["fires"]}], "did you mean 'fire'"),
+        ([{"image": "a.png", "captions": ["x"]}] * 2, "listed more than once"),
+    ],
+)
+def test_a_file_of_pictures_is_checked_as_training_data_are(
+    tmp_path: Path, lines: list[dict], message: str
+):
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=message):
+        read_data(str(file), tmp_path, None, clips=False)
+
+
+def test_a_set_with_a_hyphen_is_not_taken_for_the_split_of_another():
+    assert named_split("north-gate") == ("north-gate", None)
+    assert named_split("flickr8k-test") == ("flickr8k", "test")

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from models.captioner import Captioner, Hypothesis
 from models.checkpoint import CheckpointError
 from models.decoding import BEAM_SEARCH, Decoding, Prepared
+from models.encoders import EncoderError
 from models.evaluation.captions import (
     score_captions,
     score_drawn,
@@ -37,6 +38,7 @@ from models.evaluation.data import (
     Windows,
     cached_windows,
     encoded_windows,
+    named_split,
     read_data,
     read_frames,
 )
@@ -135,16 +137,12 @@ def evaluate(
 
 
 def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> dict[str, Any]:
-    """Per hazard where there are labels; else how often a hazard word is said at all.
+    """Per hazard, of samples that are labelled; where none is, how often a hazard word is said.
 
     Without labels a caption is false that names a hazard which no reference names.
     """
-    cases = [
-        HazardCase(seen[key].hypothesis.text, frozenset(s.hazards or ()), s.scene, s.source)
-        for key, s in samples.items()
-    ]
-    scores = score_hazards(cases)
-    if all(sample.hazards is None for sample in samples.values()):
+    labelled = {key: (s, s.hazards) for key, s in samples.items() if s.hazards is not None}
+    if not labelled:
         said = {key: hazards_named([seen[key].hypothesis.text]) for key in samples}
         named = [key for key, hazards in said.items() if hazards]
         false = [key for key in named if said[key] - hazards_named(samples[key].captions)]
@@ -152,17 +150,22 @@ def _hazard_report(samples: dict[str, Sample], seen: dict[str, Observation]) -> 
             "hazard_word_rate": len(named) / len(samples),
             "false_hazard_word_rate": len(false) / len(samples),
         }
-    hazards = {hazard: asdict(score) for hazard, score in scores.items()}
+    cases = [
+        HazardCase(seen[key].hypothesis.text, frozenset(shown), s.scene, s.source)
+        for key, (s, shown) in labelled.items()
+    ]
+    hazards = {hazard: asdict(score) for hazard, score in score_hazards(cases).items()}
     detected = next(iter(seen.values())).hazards
     evidence = [
-        EvidenceCase(seen[key].hazards, frozenset(s.hazards or ()), s.scene, s.source)
-        for key, s in samples.items()
+        EvidenceCase(seen[key].hazards, frozenset(shown), s.scene, s.source)
+        for key, (s, shown) in labelled.items()
     ]
     for hazard, score in score_evidence(evidence, list(detected)).items():
         hazards[hazard]["evidence"] = asdict(score)
     return {
         "hazards": hazards,
-        "hazards_by_people": people_report(cases, [s.captions for s in samples.values()]),
+        "labelled": len(labelled),
+        "hazards_by_people": people_report(cases, [s.captions for s, _ in labelled.values()]),
         "false_on_normal": _false_on_normal(cases),
     }
 
@@ -220,7 +223,7 @@ def _windows(
 
 def _training_captions(arguments: argparse.Namespace) -> list[str]:
     """Captions of the training split of the same named set, to know what is new."""
-    name = arguments.data.rpartition("-")[0] or arguments.data
+    name = named_split(arguments.data)[0]
     try:
         samples = read_data(name, arguments.data_root, "train", arguments.clips)
     except (FileNotFoundError, ValueError):
@@ -262,6 +265,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         "draw": arguments.draw,
         "draws": arguments.draws if arguments.draw else 0,
         "corruption": arguments.corruption,
+        "severity": arguments.severity if arguments.corruption else None,
         **result.report,
     }
 
@@ -271,7 +275,7 @@ def main() -> int:
     arguments = _arguments()
     try:
         report = _run(arguments)
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (CheckpointError, EncoderError, FileNotFoundError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     print(json.dumps(report) if arguments.json else json.dumps(report, indent=2))

@@ -17,9 +17,24 @@ from numpy.typing import NDArray
 from models.captioner import Captioner, Window
 from models.training.corruptions import corrupt
 from models.training.features import FeatureCache
-from models.training.sources import DataError, Sample, read_pictures, read_samples
+from models.training.sources import (
+    DataError,
+    Sample,
+    captions_of,
+    hazards_of,
+    read_pictures,
+    read_samples,
+    refuse_twice,
+)
 
-__all__ = ["Corruption", "cached_windows", "encoded_windows", "read_data", "read_frames"]
+__all__ = [
+    "Corruption",
+    "cached_windows",
+    "encoded_windows",
+    "named_split",
+    "read_data",
+    "read_frames",
+]
 
 _BATCH_CLIPS = 16
 _SPLITS = ("train", "val", "test")
@@ -53,9 +68,11 @@ def read_data(name: str, root: Path, split: str | None, clips: bool) -> list[Sam
 
     """
     if Path(name).suffix == ".jsonl":
-        samples = [s for s in _read_file(Path(name)) if split in (None, s.split)]
+        listed = list(_read_file(Path(name)))
+        refuse_twice(Path(name), listed)
+        samples = [s for s in listed if split in (None, s.split)]
     else:
-        data_set, named = _named_split(name)
+        data_set, named = named_split(name)
         split = split or named or ("test" if data_set == "flickr8k" else "val")
         samples = [
             s
@@ -103,7 +120,7 @@ def cached_windows(captioner: Captioner, cache: FeatureCache, keys: Sequence[str
         yield key, (features, [float(i) for i in range(len(features))])
 
 
-def _named_split(name: str) -> tuple[str, str | None]:
+def named_split(name: str) -> tuple[str, str | None]:
     """``flickr8k-test`` is the split ``test`` of ``flickr8k``; other names stay as they are."""
     start, _, end = name.rpartition("-")
     return (start, end) if start and end in _SPLITS else (name, None)
@@ -114,8 +131,7 @@ def _read_file(file: Path) -> Iterator[Sample]:
         try:
             line = json.loads(text)
             image = str(file.parent / line["image"])
-            captions = tuple(line["captions"])
-            hazards = tuple(line["hazard"]) if "hazard" in line else None
+            captions, hazards = captions_of(line), hazards_of(line)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}:{number}: needs image and captions: {error!r}") from None
         scene, split = str(line.get("scene", image)), str(line.get("split", "test"))

@@ -15,11 +15,14 @@ data set, and are read with that set wherever it is found.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
+import posixpath
 import tarfile
 import tempfile
-from collections.abc import Collection, Container, Iterator
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,19 @@ from numpy.typing import NDArray
 
 from models.hazard_words import HAZARD_WORDS
 
-__all__ = ["DataError", "Sample", "data_root", "read_folder", "read_pictures", "read_samples"]
+__all__ = [
+    "DataError",
+    "Sample",
+    "captions_of",
+    "data_root",
+    "hazards_of",
+    "pictures_digest",
+    "read_folder",
+    "read_pictures",
+    "read_samples",
+    "refuse_missing",
+    "refuse_twice",
+]
 
 _ADDED = Path(__file__).parent / "data"
 _SPLITS = ("train", "val", "test", "unused")
@@ -82,6 +97,7 @@ def read_samples(root: Path, data_sets: Collection[str] = ()) -> list[Sample]:
     samples = [sample for folder in _folders(root, data_sets) for sample in _read_set(folder)]
     if not samples:
         raise DataError(f"{root}: no folder there holds captions.jsonl and images or clips")
+    refuse_twice(root, samples)
     scenes: dict[tuple[str, str], Sample] = {}
     for sample in samples:
         first = scenes.setdefault((sample.data_set, sample.scene), sample)
@@ -93,10 +109,23 @@ def read_samples(root: Path, data_sets: Collection[str] = ()) -> list[Sample]:
     return samples
 
 
+def refuse_twice(where: Path, samples: Iterable[Sample]) -> None:
+    """Refuse pictures that are listed twice: one line's captions would be lost.
+
+    Raises:
+        DataError: One is; the text names it.
+
+    """
+    if twice := [key for key, count in Counter(s.key for s in samples).items() if count > 1]:
+        raise DataError(
+            f"{where}: {twice[0]} is listed more than once; give all its captions in one line"
+        )
+
+
 def read_pictures(
     root: Path,
     frames_per_clip: int,
-    wanted: Container[str] | None = None,
+    wanted: Collection[str] | None = None,
     data_sets: Collection[str] = (),
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield every wanted key with its (T, H, W, 3) uint8 RGB frames; T is 1 for a picture.
@@ -104,11 +133,45 @@ def read_pictures(
     Only pictures of ``data_sets``, where some are named.
 
     Raises:
-        DataError: A file is no picture, or a clip without a readable frame.
+        DataError: A file is no picture, or a clip without a readable frame; or, at the end, wanted
+            ones were not there.
 
     """
+    found = set()
     for folder in _folders(root, data_sets):
-        yield from read_folder(folder, frames_per_clip, wanted)
+        for key, frames in read_folder(folder, frames_per_clip, wanted):
+            found.add(key)
+            yield key, frames
+    if wanted is not None:
+        refuse_missing(root, wanted, found)
+
+
+def refuse_missing(root: Path, wanted: Collection[str], found: Container[str]) -> None:
+    """Refuse to go on without pictures or clips that are listed.
+
+    Raises:
+        DataError: Some of those wanted were not found; the text names the first.
+
+    """
+    if missing := sorted(key for key in wanted if key not in found):
+        raise DataError(
+            f"{root}: {len(missing)} of {len(wanted)} pictures and clips that are listed are not "
+            f"there, first {missing[0]}"
+        )
+
+
+def pictures_digest(root: Path, data_sets: Collection[str] = ()) -> str:
+    """Digest of which picture files there are, how large and of when: it changes when they do."""
+    digest = hashlib.sha256()
+    for folder in _folders(root, data_sets):
+        for kind in ("images", "clips", *_keys_elsewhere(folder)):
+            archive = (folder / kind).with_suffix(".tar")
+            files = [archive] if archive.is_file() else sorted((folder / kind).rglob("*"))
+            for file in files:
+                about = file.stat()
+                name = file.relative_to(root).as_posix()
+                digest.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def read_folder(
@@ -186,25 +249,45 @@ def _samples_of(line: dict[str, Any], folder: Path) -> Iterator[Sample]:
         if not _exists(folder / str(elsewhere)):
             return  # a copy of the set without that archive
         files = {str(elsewhere): line["image"]}
-    captions = line["captions"]
-    sentences = isinstance(captions, list) and all(isinstance(c, str) for c in captions)
-    if not sentences or not captions:
-        raise ValueError("captions must be a list of one sentence or more")
+    captions = captions_of(line)
     split = line.get("split", "train")
     if split not in _SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(_SPLITS)}")
     scene = str(line.get("scene", next(iter(files.values()))))
     for kind, name in files.items():
-        hazards = _hazards(line["hazard"]) if "hazard" in line else None
+        hazards = hazards_of(line)
         if kind == "clips" and hazards is not None:
             hazards = _clip_hazards(hazards, line.get("clip_event"))
         source = str(line.get("source", data_set))
         key = f"{data_set}/{kind}/{name}"
-        yield Sample(key, source, split, scene, tuple(captions), hazards)
+        yield Sample(key, source, split, scene, captions, hazards)
 
 
-def _hazards(labels: object) -> tuple[str, ...]:
-    """Check hazard labels: one that is misspelt would say that the hazard is not there."""
+def captions_of(line: Mapping[str, Any]) -> tuple[str, ...]:
+    """Captions of a line.
+
+    Raises:
+        KeyError: It has none.
+        ValueError: They are no list of sentences.
+
+    """
+    captions = line["captions"]
+    sentences = isinstance(captions, list) and all(isinstance(c, str) for c in captions)
+    if not sentences or not captions:
+        raise ValueError("captions must be a list of one sentence or more")
+    return tuple(captions)
+
+
+def hazards_of(line: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Hazard labels of a line; None where it says nothing of them.
+
+    Raises:
+        ValueError: They are no list of words, or one is misspelt: that would say that it is absent.
+
+    """
+    if "hazard" not in line:
+        return None
+    labels = line["hazard"]
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ValueError("hazard must be a list of words, an empty one for none of them")
     for label in labels:
@@ -229,8 +312,10 @@ def _files(folder: Path, wanted: Container[str] | None, prefix: str) -> Iterator
         with tarfile.open(archive) as tar:
             for member in tar:
                 file = tar.extractfile(member)
-                if file is not None and _is_wanted(prefix + member.name, wanted):
-                    yield member.name, file.read()
+                # However it was made: tar -C images ., or tar images.
+                name = posixpath.normpath(member.name).removeprefix(f"{folder.name}/")
+                if file is not None and _is_wanted(prefix + name, wanted):
+                    yield name, file.read()
     elif folder.is_dir():
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
