@@ -46,7 +46,7 @@ class ConceptLexicon:
     def lines(self) -> list[str]:
         """Write it, a line a concept: its share, and its words."""
         return [
-            " ".join((f"{share:.4g}", *words))
+            " ".join((f"{min(share, 0.9999):.4g}", *words))  # rounded to 1 it could not be read
             for share, words in zip(self.shares, self.words, strict=True)
         ]
 

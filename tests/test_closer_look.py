@@ -279,13 +279,15 @@ def test_channels_are_told_where_the_encoder_is():
         encoder.channels_after(99)
 
 
-def test_pictures_that_are_not_there_are_left_out(tmp_path: Path):
+def test_pictures_that_are_not_there_are_refused(tmp_path: Path):
     _write_data(tmp_path / "data")
-    (tmp_path / "data" / "yard" / "images" / "7.png").unlink()
     samples = read_samples(tmp_path / "data")
     captioner = _captioner(likelier=None)
-    spots = closer.look_closer(captioner, tmp_path / "data", samples, STAGES)
+    spots = closer.look_closer(captioner, tmp_path / "data", samples[:39], STAGES)
     assert len(spots.samples) == len(spots.features) == len(spots.burns) == 39
+    (tmp_path / "data" / "yard" / "images" / "7.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 40 .* not there, first yard/images/7\.png"):
+        closer.look_closer(captioner, tmp_path / "data", samples, STAGES)
     with pytest.raises(DataError, match="no picture of these splits"):
         closer.look_closer(captioner, tmp_path / "data", [], STAGES)
 

@@ -87,6 +87,14 @@ def test_three_views_of_sixteen_are_infrared_and_no_other_loses_its_colours():
     assert 90 < int(grey.sum()) < 150  # 120 on average, and ten of deviation
 
 
+@pytest.mark.parametrize("side", [64, 60, 33])
+def test_every_corruption_takes_squares_of_any_side(side: int):
+    torch.manual_seed(3)
+    seen = torch.rand(2, 2, 3, side, side) * 255
+    for corruption in _CORRUPTIONS:
+        assert corruption(seen, torch.full((2, 1, 1, 1, 1), 2.0)).shape == seen.shape
+
+
 def test_one_camera_takes_all_frames_of_a_clip():
     frame = torch.randint(0, 256, (1, 1, 3, 64, 64)).float()
     torch.manual_seed(1)

@@ -123,3 +123,18 @@ def test_a_captioner_without_a_branch_says_so(
     with pytest.raises(SystemExit):
         run(tmp_path, monkeypatch)
     assert "has no evidence branch: say --keep-branch" in capsys.readouterr().err
+
+
+def test_a_refit_that_is_cut_off_leaves_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_data(tmp_path / "data", 4)
+    finished(tmp_path / "old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(refit, "refit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, monkeypatch)
+    assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from models.encoders import Encoder, build_encoder
 from models.evaluation.command import observe
 from models.evaluation.data import cached_windows, encoded_windows
 from models.search import SearchConfig, search
-from models.training import features, loop
+from models.training import command, features, loop
 from models.training.concepts import ConceptLabels, concept_loss, concept_words
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.corruptions import CORRUPTIONS, augmented, corrupt
@@ -39,7 +40,7 @@ from models.training.data import Batches, caption_tensor
 from models.training.features import FeatureCache, build_cache
 from models.training.loop import Phase, Trainer
 from models.training.losses import CiderReward, cross_entropy, own_words, self_critical_loss
-from models.training.parallel import Processes
+from models.training.parallel import ALONE, Processes
 from models.training.pseudo import label
 from models.training.readout import fit_readout, readout_samples
 from models.training.sources import DataError, Sample, read_pictures, read_samples
@@ -586,6 +587,51 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: dict, message
         read_samples(own_footage(tmp_path, line))
 
 
+def test_a_picture_that_is_missing_or_listed_twice_is_refused(tmp_path: Path):
+    there = {"image": "a.png", "captions": ["x"]}
+    root = own_footage(tmp_path, there, {"image": "gone.png", "captions": ["x"]})
+    keys = {sample.key for sample in read_samples(root)}
+    with pytest.raises(DataError, match=r"1 of 2 .* listed are not there, first mine/images/gone"):
+        list(read_pictures(root, 1, keys))
+    (root / "mine" / "captions.jsonl").write_text((json.dumps(there) + "\n") * 2)
+    with pytest.raises(DataError, match=r"mine/images/a.png is listed more than once"):
+        read_samples(root)
+
+
+@pytest.mark.parametrize("inside", ["a.png", "./a.png", "images/a.png", "./images/a.png"])
+def test_an_archive_is_read_however_it_was_made(tmp_path: Path, inside: str):
+    root = own_footage(tmp_path, {"image": "a.png", "captions": ["a red wall"]})
+    with tarfile.open(root / "mine" / "images.tar", "w") as tar:
+        tar.add(root / "mine" / "images" / "a.png", inside)
+    shutil.rmtree(root / "mine" / "images")
+    assert list(dict(read_pictures(root, 1, {"mine/images/a.png"}))) == ["mine/images/a.png"]
+
+
+def test_a_cache_of_other_pictures_is_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(features, "load_imagenet_weights", lambda encoder: None)
+    line = {"image": "a.png", "captions": ["a wall"]}
+    root = own_footage(tmp_path / "data", line)
+
+    def maps() -> FeatureCache:
+        samples = {sample.key for sample in read_samples(root)}
+        found = command._maps(replace(TINY, views=1), root, tmp_path / "cache", samples, ALONE)
+        assert isinstance(found, FeatureCache)
+        return found
+
+    first = np.array(maps().frames("mine/images/a.png", 0))
+    assert np.array_equal(first, maps().frames("mine/images/a.png", 0))
+    assert not caplog.records
+    cv2.imwrite(str(root / "mine/images/a.png"), np.zeros((30, 30, 3), np.uint8))
+    assert not np.array_equal(first, maps().frames("mine/images/a.png", 0))
+    assert "built anew" in caplog.messages[0]
+    also = json.dumps(line | {"image": "gone.png"})
+    (root / "mine/captions.jsonl").write_text(f"{json.dumps(line)}\n{also}\n")
+    with pytest.raises(DataError, match=r"not there, first mine/images/gone\.png"):
+        maps()
+
+
 def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
     root = own_footage(
         tmp_path,
@@ -599,9 +645,15 @@ def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch: 3", "unknown key 'epoch'; did you mean 'epochs'"),
-        ("encoder: x", "missing .* required"),
-        ("- encoder", "must be a mapping"),
+        ("epoch: 3", ":1: unknown key 'epoch'; did you mean 'epochs'"),
+        ("encoder: x", ": seed is missing"),
+        ("- encoder", ": must be a mapping"),
+        ("seed: 1\nlearning_rate: fast", ":2: learning_rate: .* number, not 'fast'"),
+        ("views: 0", ":1: views: .* greater than or equal to 1, not 0"),
+        ("learns_from: train", ":1: learns_from: must be a list, such as .*, not 'train'"),
+        ("learns_from: [trian]", ":1: learns_from.0: .*'train', .* not 'trian'"),
+        ("attention: dat", ":1: attention: must be one of .*dot, .* not 'dat'"),
+        ("false_hazards: {fire: 3}", ":1: false_hazards.fire: .* less than or equal to 1, not 3"),
     ],
 )
 def test_a_wrong_training_configuration_is_told_with_its_file(
@@ -609,8 +661,16 @@ def test_a_wrong_training_configuration_is_told_with_its_file(
 ):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
-    with pytest.raises(TrainingConfigError, match=f"mine.yaml: .*{message}"):
+    with pytest.raises(TrainingConfigError, match=f"mine.yaml{message}"):
         read_config(file)
+
+
+def test_a_rate_may_be_written_as_yaml_does_not_know_numbers(tmp_path: Path):
+    whole = (Path(__file__).parent.parent / "configs/train/default.yaml").read_text()
+    assert "learning_rate: 1.2e-3" in whole
+    file = tmp_path / "mine.yaml"
+    file.write_text(whole.replace("learning_rate: 1.2e-3", "learning_rate: 1e-3"))
+    assert read_config(file).learning_rate == 0.001
 
 
 def test_footage_of_ones_own_is_judged_by_where_the_wanted_set_is_missing(
@@ -626,6 +686,43 @@ def test_footage_of_ones_own_is_judged_by_where_the_wanted_set_is_missing(
     assert held_out(mine[:1], "mine") == []
     assert "those of all count" in caplog.messages[0]
     assert "no epoch is judged" in caplog.messages[1]
+
+
+def test_an_epoch_is_judged_on_pictures_and_clips_with_any_number_of_captions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    judged = [
+        Sample(key, "mine", "val", key, ("a dog runs", "the dog runs fast")[: 1 + number % 2])
+        for number, key in enumerate(CAPTIONS)
+    ]
+    model, cache = trainer(tmp_path, monkeypatch).average.module, made_cache()
+    vocabulary = Vocabulary.build([c for texts in CAPTIONS.values() for c in texts], 1)
+    reward = CiderReward([[(4, 5, END)], [(6, 7, END)]])
+
+    def scores(samples: list[Sample]) -> ValidationScores:
+        return Validation(samples, cache, vocabulary, reward)(model)
+
+    alone = [scores([sample]) for sample in judged]
+    words = [sum(len(c.split()) + 1 for c in sample.captions) for sample in judged]
+    together = scores(judged)
+    nats = sum(one.loss * count for one, count in zip(alone, words, strict=True))
+    assert together.loss == pytest.approx(nats / sum(words), rel=1e-4)
+    assert together.cider == pytest.approx(np.mean([one.cider for one in alone]), abs=1e-5)
+
+
+def test_the_state_of_another_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    short = replace(CONFIG, epochs=1, tuning_epochs=0, self_critical_epochs=0, readout=False)
+    trainer(tmp_path, monkeypatch, short).run()
+    longer = trainer(tmp_path, monkeypatch, replace(short, epochs=2))
+    longer.run()
+    assert longer.epoch == 2
+    with pytest.raises(DataError, match=r"state.pt is of another training \(seed differ"):
+        trainer(tmp_path, monkeypatch, replace(short, seed=6)).run()
+    # As many words, and others: embeddings would be taken for those of other words.
+    said = {key: tuple(c.replace("dog", "cat") for c in texts) for key, texts in CAPTIONS.items()}
+    monkeypatch.setitem(globals(), "CAPTIONS", said)
+    with pytest.raises(DataError, match="the words of its captions, its concepts, what it learns"):
+        trainer(tmp_path, monkeypatch, short).run()
 
 
 def test_an_empty_root_says_what_it_looked_for(tmp_path: Path):
@@ -787,21 +884,23 @@ def test_gradients_of_two_processes_are_averaged(tmp_path: Path):
     file = f"file://{tmp_path / 'meeting'}"
     torch.multiprocessing.spawn(_meet, (file, str(tmp_path)), nprocs=2)
     for rank in range(2):
+        # The fourth has a gradient nowhere, and is left without: an optimizer moves what has one.
         assert torch.load(tmp_path / f"{rank}.pt").tolist() == [1.5, 1.0, 0.0, 7.0]
 
 
 def _meet(rank: int, file: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
-    both, one, frozen = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
+    both, one, neither, frozen = (torch.nn.Parameter(torch.zeros(1)) for _ in range(4))
     frozen.requires_grad_(requires_grad=False)
     both.grad = torch.tensor([1.0 + rank])
     if rank == 1:
         one.grad = torch.tensor([2.0])  # the other's batch did not use it
     processes = Processes(rank, 2)
-    processes.average_gradients([both, one, frozen])
+    processes.average_gradients([both, one, neither, frozen])
+    processes.average_gradients([neither])
     followed = torch.tensor([7.0 + rank])
     processes.follow_leader([followed])
-    kept = [both.grad, one.grad, torch.zeros(1), followed]
+    kept = [both.grad, one.grad, neither.grad, torch.zeros(1), followed]
     torch.save(torch.cat([part for part in kept if part is not None]), f"{folder}/{rank}.pt")
     processes.leave()
 

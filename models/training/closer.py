@@ -60,7 +60,7 @@ def look_closer(captioner: Captioner, data: Path, samples: Sequence[Sample], aft
     """Look at the warm spot of each picture; those of which no fire is known are left out.
 
     Raises:
-        DataError: There is no such picture.
+        DataError: There is no such picture, or one that is listed is not there.
 
     """
     known = {s.key: s for s in samples if not s.clip and hazard_labels(s)[FIRE] is not None}

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models.checkpoint import CheckpointError
-from models.encoders import EncoderError
+from models.encoders import EncoderError, build_encoder
 from models.training import closer, export, lexicon, pseudo, refit, steady
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.data import MapSource
@@ -25,7 +25,16 @@ from models.training.live_views import LiveMaps
 from models.training.loop import Trainer
 from models.training.parallel import Processes, join_processes
 from models.training.readout import leave_out
-from models.training.sources import DataError, Sample, data_root, read_samples
+from models.training.sources import (
+    DataError,
+    Sample,
+    data_root,
+    pictures_digest,
+    read_samples,
+    refuse_missing,
+)
+
+log = logging.getLogger(__name__)
 
 _COMMANDS = {
     "closer": closer.main,
@@ -87,19 +96,27 @@ def _main() -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
+    build_encoder(config.encoder).channels_after(config.frozen_stages)  # before hours of caching
     processes = join_processes()
     if arguments.wandb and processes.leads:
         _log_to_wandb(arguments.wandb, config, arguments.output)
     samples = read_samples(arguments.data, config.data_sets)
     if arguments.fold:
         samples = leave_out(samples, *arguments.fold)
-    if config.live_views:
-        source: MapSource = LiveMaps.read(arguments.data, _seen(samples, config), config)
-    else:
-        folder = arguments.cache / config.cache.name
-        source = _cache(config, arguments.data, folder, processes)
+    source = _maps(config, arguments.data, arguments.cache, _seen(samples, config), processes)
     Trainer(config, samples, source, arguments.output, processes).run()
     processes.leave()
+
+
+def _maps(
+    config: TrainingConfig, data: Path, caches: Path, wanted: set[str], processes: Processes
+) -> MapSource:
+    """Maps of what is wanted, and of more where a cache has it."""
+    if config.live_views:
+        return LiveMaps.read(data, wanted, config)
+    cache = _cache(config, data, caches / config.cache.name, processes)
+    refuse_missing(data, wanted, cache.index)
+    return cache
 
 
 def _seen(samples: Sequence[Sample], config: TrainingConfig) -> set[str]:
@@ -125,9 +142,16 @@ def _log_to_wandb(project: str, config: TrainingConfig, folder: Path) -> None:
 
 
 def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processes) -> FeatureCache:
-    """Open the cache; where there is none the leader builds it and the others wait."""
+    """Open the cache; where there is none the leader builds it and the others wait.
+
+    One of other pictures, or of the same before they were changed, is built anew.
+    """
     with processes.leader_first():
         try:
-            return open_cache(folder)
+            cache = open_cache(folder)
         except FileNotFoundError:
             return build_cache(data, folder, config.cache)
+        if cache.pictures == pictures_digest(data, config.data_sets):
+            return cache
+        log.warning("%s is of other pictures, or they have changed: built anew", folder)
+        return build_cache(data, folder, config.cache)

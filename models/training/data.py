@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from models.training.sources import Sample
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
 
-__all__ = ["LONGEST", "Batches", "MapSource", "TrainingBatch", "caption_tensor", "maps_of"]
+__all__ = ["LONGEST", "Batches", "MapSource", "TrainingBatch", "alike", "caption_tensor", "maps_of"]
 
 
 LONGEST = 20
@@ -89,16 +89,36 @@ class Batches:
 def _chunks(
     samples: Sequence[Sample], source: MapSource, batch_clips: int, order: random.Random
 ) -> list[list[Sample]]:
-    groups: dict[tuple[int, int], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[source.frame_count(sample.key), len(sample.captions)].append(sample)
-    chunks: list[list[Sample]] = []
-    for (frames, _), group in groups.items():
-        order.shuffle(group)
-        size = max(1, batch_clips // frames)
-        chunks += [group[i : i + size] for i in range(0, len(group), size)]
+    chunks = alike(samples, source, lambda frames: max(1, batch_clips // frames), order)
     order.shuffle(chunks)
     return chunks
+
+
+def alike(
+    samples: Sequence[Sample],
+    source: MapSource,
+    size: Callable[[int], int],
+    order: random.Random | None = None,
+) -> list[list[Sample]]:
+    """Groups of samples with equally many frames and captions, so that none needs padding.
+
+    Args:
+        samples: Each comes in one group.
+        source: Knows how many frames a sample has.
+        size: The most samples of a group, by their number of frames.
+        order: Shuffles samples that are alike; without it they stay as they come.
+
+    """
+    kinds: dict[tuple[int, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        kinds[source.frame_count(sample.key), len(sample.captions)].append(sample)
+    groups: list[list[Sample]] = []
+    for (frames, _), kind in kinds.items():
+        if order is not None:
+            order.shuffle(kind)
+        most = size(frames)
+        groups += [kind[i : i + most] for i in range(0, len(kind), most)]
+    return groups
 
 
 def maps_of(samples: Sequence[Sample], source: MapSource, views: Sequence[int]) -> Tensor:

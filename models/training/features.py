@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from models.encoders import Encoder, LowerStages, build_encoder, load_imagenet_weights
 from models.training.corruptions import augmented
-from models.training.sources import read_pictures
+from models.training.sources import pictures_digest, read_pictures
 from models.transforms import to_square
 
 __all__ = ["CacheSettings", "FeatureCache", "View", "build_cache", "open_cache"]
@@ -64,6 +64,8 @@ class FeatureCache:
     index: dict[str, tuple[int, int]]
     views: int
     stages: int
+    pictures: str = ""
+    """Digest of the pictures it is of (:func:`models.training.sources.pictures_digest`)."""
 
     def frames(self, key: str, view: int) -> Maps:
         """Maps of one key, one view; rows of a view lie together, oldest frame first."""
@@ -91,7 +93,7 @@ def open_cache(folder: Path) -> FeatureCache:
     about = json.loads((folder / "index.json").read_text())
     rows = np.memmap(folder / "maps.bin", np.float16, "r", shape=tuple(about["shape"]))
     index = {key: (first, count) for key, (first, count) in about["index"].items()}
-    return FeatureCache(rows, index, about["views"], about["stages"])
+    return FeatureCache(rows, index, about["views"], about["stages"], about.get("pictures", ""))
 
 
 def as_another_camera(
@@ -109,7 +111,7 @@ def build_cache(
     *,
     encoder: Encoder | None = None,
     view: View = as_another_camera,
-    wanted: Container[str] | None = None,
+    wanted: Collection[str] | None = None,
 ) -> FeatureCache:
     """Encode what is ``wanted`` below ``data_root``, or all; the index is written last.
 
@@ -127,6 +129,8 @@ def build_cache(
         load_imagenet_weights(encoder)
     lower = _lower(encoder, settings)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)  # of the maps that are written over now
+    pictures = pictures_digest(data_root, settings.data_sets)
     index: dict[str, tuple[int, int]] = {}
     shape: list[int] = []
     rows = 0
@@ -141,7 +145,12 @@ def build_cache(
             maps = lower(batch)
             rows, shape = rows + len(maps), [*maps.shape[1:]]
             file.write(maps.astype(np.float16).tobytes())
-    about = {"shape": [rows, *shape], "views": settings.views, "stages": settings.stages}
+    about = {
+        "shape": [rows, *shape],
+        "views": settings.views,
+        "stages": settings.stages,
+        "pictures": pictures,
+    }
     (folder / "index.json").write_text(json.dumps({**about, "index": index}))
     return open_cache(folder)
 
@@ -183,7 +192,7 @@ def _squares(
     settings: CacheSettings,
     index: dict[str, tuple[int, int]],
     make: View,
-    wanted: Container[str] | None,
+    wanted: Collection[str] | None,
 ) -> Iterator[NDArray[np.uint8]]:
     row = 0
     pictures = read_pictures(data_root, settings.frames_per_clip, wanted, settings.data_sets)

@@ -10,7 +10,7 @@ never comes twice is not learnt by heart. The corruptions are those of
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -53,7 +53,7 @@ class LiveMaps:
         self.views = views
 
     @classmethod
-    def read(cls, root: Path, keys: Container[str], config: TrainingConfig) -> LiveMaps:
+    def read(cls, root: Path, keys: Collection[str], config: TrainingConfig) -> LiveMaps:
         """Read pictures and clips below ``root`` by key into memory, on CUDA where there is one.
 
         Raises:
@@ -172,12 +172,16 @@ def _jpeg(seen: Tensor, severity: Tensor) -> Tensor:
     at = torch.arange(8, device=seen.device)
     basis = torch.cos(math.pi / 8 * (at + 0.5) * at.unsqueeze(1)) * math.sqrt(2 / 8)
     basis[0] /= math.sqrt(2)
-    rows, columns = seen.shape[-2] // 8, seen.shape[-1] // 8
-    blocks = seen.reshape(*seen.shape[:-2], rows, 8, columns, 8).transpose(-3, -2)
+    height, width = seen.shape[-2:]
+    # Whole blocks, as JPEG has them: what the last lacks repeats the edge.
+    whole = F.pad(seen.flatten(0, 1), (0, -width % 8, 0, -height % 8), mode="replicate")
+    rows, columns = whole.shape[-2] // 8, whole.shape[-1] // 8
+    blocks = whole.reshape(*seen.shape[:-2], rows, 8, columns, 8).transpose(-3, -2)
     coefficients = basis @ blocks @ basis.T
     step = (4 + 3 * (at + at.unsqueeze(1))) * (1 + severity)[..., None, None]
     rounded = (coefficients / step).round() * step
-    return (basis.T @ rounded @ basis).transpose(-3, -2).reshape(seen.shape)
+    pixels = (basis.T @ rounded @ basis).transpose(-3, -2)
+    return pixels.reshape(*seen.shape[:-2], 8 * rows, 8 * columns)[..., :height, :width]
 
 
 # Infrared thrice: cameras see so all night, and it costs captions most.

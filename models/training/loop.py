@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ from models.training.data import LONGEST, Batches, MapSource, TrainingBatch, map
 from models.training.losses import CiderReward
 from models.training.parallel import ALONE, Processes
 from models.training.readout import OutOfFold, choose_thresholds, fit_readout, readout_samples
-from models.training.sources import Sample
+from models.training.sources import DataError, Sample
 from models.training.steps import Steps, Targets
 from models.training.teachers import Teachers
 from models.training.trained import CaptionerTraining
@@ -110,6 +112,7 @@ class Trainer:
         self.best_cider = 0.0
         self.out_of_fold: OutOfFold = {}
         self._captions_at_length = LONGEST if self.device.type == "cuda" else None
+        self._of = _training_of(config, self.train, self.vocabulary, self.labels.words)
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -129,9 +132,9 @@ class Trainer:
         if self.config.readout and not self.out_of_fold:
             self._fit_readout()
             if self.processes.leads:
-                self._save_state()
                 for name in ("checkpoint", "best"):
                     self.export(self.folder / name)
+                self._save_state()  # last: what a kill cuts off before is done again
         if writer is not None:
             writer.close()
 
@@ -346,6 +349,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         state: dict[str, Any] = {
+            "of": self._of,
             "epoch": self.epoch,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -362,6 +366,7 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
+        _refuse_another(file, state.get("of", {}), self._of)
         self.out_of_fold = dict(state["out_of_fold"])
         if self.out_of_fold:
             self._attach(self._empty_readout())
@@ -371,6 +376,39 @@ class Trainer:
         self.epoch = int(state["epoch"])
         self.best_cider = float(state.get("best_cider", 0.0))
         log.info("resumed before epoch %d", self.epoch)
+
+
+def _training_of(
+    config: TrainingConfig, train: Sequence[Sample], words: Vocabulary, concepts: Sequence[str]
+) -> dict[str, str]:
+    """What a training is, by parts as text: a state of another one must not be gone on from."""
+    lengths = ("epochs", "tuning_epochs", "self_critical_epochs")  # may be lengthened
+    keys = {key: value for key, value in asdict(config).items() if key not in lengths}
+    samples = "\n".join(sorted(repr(sample) for sample in train))
+    return {
+        "the words of its captions": _digest(" ".join(words.words)),
+        "its concepts": _digest(" ".join(concepts)),
+        "what it learns from": _digest(samples),
+        **{key: repr(value) for key, value in keys.items()},
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse_another(file: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Refuse the state of a training that is not this one.
+
+    Raises:
+        DataError: It is another's; the text names what differs.
+
+    """
+    if other := [part for part, value in ours.items() if theirs.get(part) != value]:
+        raise DataError(
+            f"{file} is of another training ({', '.join(other)} differ); name another --output, "
+            "or delete it to begin anew"
+        )
 
 
 def _neutral(sample: Sample) -> Sample:

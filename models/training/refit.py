@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,10 +43,11 @@ from models.transforms import to_square
 __all__ = ["begin_evidence_anew", "look_at", "main", "refit"]
 
 
-def begin_evidence_anew(captioner: Captioner, folder: Path) -> Captioner:
-    """Give the evidence branch the encoder's starting weights; stored in ``folder`` as it is read.
+def begin_evidence_anew(captioner: Captioner) -> Captioner:
+    """Give the evidence branch the encoder's starting weights.
 
-    The branch is kept in eight bits, and the read-out is to be fitted on what will be served.
+    The branch is kept in eight bits, and the read-out is to be fitted on what will be served: so it
+    is stored and read once, where nobody takes it for a finished checkpoint.
 
     Raises:
         CheckpointError: The captioner has no evidence branch.
@@ -63,8 +65,9 @@ def begin_evidence_anew(captioner: Captioner, folder: Path) -> Captioner:
     start.attach_evidence(encoder.evidence.lower_stages)
     assert start.evidence is not None  # just attached
     encoder.evidence.load_state_dict(start.evidence.state_dict())
-    save_checkpoint(folder, captioner)
-    return load_captioner(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), captioner)
+        return load_captioner(folder)
 
 
 def look_at(
@@ -161,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
         every = [s for s in read_samples(options.data) if s.split in options.learns_from]
         samples = readout_samples(every, config.readout_company, config.seed)
         if not options.keep_branch:
-            captioner = begin_evidence_anew(captioner, options.output)
+            captioner = begin_evidence_anew(captioner)
         out_of_fold = refit(captioner, look_at(captioner, options.data, samples), config)
     except (DataError, TrainingConfigError, CheckpointError, EncoderError) as error:
         parser.error(str(error))

@@ -34,7 +34,7 @@ from models.registry import load_captioner
 from models.training.config import TrainingConfigError, read_config
 from models.training.corruptions import CORRUPTIONS, corrupt
 from models.training.features import FeatureCache, build_cache, open_cache
-from models.training.sources import DataError, data_root, read_samples
+from models.training.sources import DataError, data_root, pictures_digest, read_samples
 from models.training.steps import has_fast_bfloat16
 from models.training.trained import regions_of
 
@@ -224,9 +224,10 @@ def main(arguments: Sequence[str]) -> None:
         folder = options.output / "maps"
         try:
             cache = open_cache(folder)
-            if set(cache.index) != wanted:
+            pictures = pictures_digest(options.data, config.data_sets)
+            if set(cache.index) != wanted or cache.pictures != pictures:
                 raise DataError(
-                    f"{folder} holds the maps of other pictures than are listed now "
+                    f"{folder} holds the maps of other pictures than are there now "
                     f"({len(cache.index)}, and {len(wanted)}); name another --output, or delete it"
                 )
         except FileNotFoundError:

@@ -13,10 +13,10 @@ from torch import Tensor
 from models.decoders import Decoder
 from models.fusion import Memory
 from models.search import SearchConfig, search
-from models.training.data import MapSource, caption_tensor, maps_of
+from models.training.data import MapSource, alike, caption_tensor, maps_of
 from models.training.losses import CiderReward, cross_entropy
 from models.training.sources import Sample
-from models.vocabulary import BEGIN, END, Vocabulary
+from models.vocabulary import BEGIN, END, PAD, Vocabulary
 from models.wording import neutral
 
 __all__ = ["Validation", "ValidationScores", "held_out"]
@@ -81,24 +81,24 @@ class Validation:
         """Score a model; it is left in evaluation mode."""
         model.eval()
         device = next(model.decoder.parameters()).device
-        chunks = [self._samples[i : i + _BATCH] for i in range(0, len(self._samples), _BATCH)]
-        losses: list[float] = []
+        nats, words = 0.0, 0
         rewards: list[float] = []
-        for chunk in chunks:
+        for chunk in alike(self._samples, self._source, lambda _frames: _BATCH):
             maps = maps_of(chunk, self._source, [0] * len(chunk)).to(device)
             mask = torch.ones(maps.shape[:2], dtype=torch.bool, device=device)
             memory = model.memory(maps, mask)
-            losses.append(self._loss(model.decoder, memory, chunk))
+            told, count = self._nats(model.decoder, memory, chunk)
+            nats, words = nats + told, words + count
             rewards += self._rewards(model.decoder, memory, chunk)
-        return ValidationScores(
-            sum(losses) / max(1, len(losses)), sum(rewards) / max(1, len(rewards))
-        )
+        return ValidationScores(nats / max(1, words), sum(rewards) / max(1, len(rewards)))
 
-    def _loss(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> float:
+    def _nats(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> tuple[float, int]:
+        """Nats of all references' words together, and how many words they are, ends included."""
         tokens = caption_tensor([s.captions for s in chunk], self._vocabulary)
         tokens = tokens.to(memory.values.device)
         logits, _ = decoder(memory, tokens)
-        return float(cross_entropy(logits, tokens, 0.0))
+        count = int((tokens[:, :, 1:] != PAD).sum())
+        return float(cross_entropy(logits, tokens, 0.0)) * count, count
 
     def _rewards(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> list[float]:
         found = search(
