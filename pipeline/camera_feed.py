@@ -102,6 +102,9 @@ class CameraFeed:
         self.started_s = 0.0
         self.retry_at_s: float | None = None
         self.newest_s = 0.0
+        """When the last new frame came: opening the source again does not make it younger."""
+        self.stirred_s = 0.0
+        """When its child last did anything new: was started, opened the source, had a frame."""
         self.came_frame = False
         self.slow_opens = 0
         self.dying_reason: str | None = None
@@ -162,7 +165,7 @@ class CameraFeed:
         process.start()
         theirs.close()
         self.state, self.process = FeedState.OPENING, process
-        self.started_s = self.newest_s = now_s
+        self.started_s = self.stirred_s = now_s
         self.retry_at_s, self.came_frame, self.dying_reason = None, False, None
         with self._lock:
             self.connection = ours
@@ -173,7 +176,7 @@ class CameraFeed:
         """Go on where the same camera was before it was changed: what was told, what counted."""
         self.offline_since, self.blind = old.offline_since, old.blind
         self.reconnects, self.last_frame_at = old.reconnects, old.last_frame_at
-        self.newest_s = old.newest_s
+        self.newest_s, self.stirred_s = old.newest_s, old.stirred_s
         if self.spec.source.live:
             self.first_sequence = old.first_sequence + old.account().grabbed
 
@@ -182,6 +185,7 @@ class CameraFeed:
         self._current = progress.account
         self._timestamp_faults = progress.timestamp_faults
         self.newest_s = max(self.newest_s, progress.newest_ns / 1e9)
+        self.stirred_s = max(self.stirred_s, self.newest_s)
 
     def book_undeliverable(self) -> None:
         """One delivered frame was not taken: the run is being cut short."""

@@ -38,7 +38,7 @@ from pipeline.revival import note_failure, note_silence, settle_end
 from pipeline.segments import Segments, live_slots
 from pipeline.slots import FrameSlots, SharedMemoryFull, SlotLayout
 from pipeline.sources import SourceKind
-from pipeline.staleness import is_stale, patience_s, waits_for_us
+from pipeline.staleness import is_stale, patience_s, stale_at_s, waits_for_us
 
 __all__ = ["CameraSpec", "CameraStatus", "Capture", "CaptureAccount", "FeedState", "live_slots"]
 
@@ -252,7 +252,9 @@ class Capture:
             if feed.retry_at_s is not None:
                 deadlines.append(feed.retry_at_s)
             elif feed.process is not None:
-                deadlines.append(feed.newest_s + patience_s(feed))
+                deadlines.append(feed.stirred_s + patience_s(feed))
+            if feed.offline_since is None:
+                deadlines.append(stale_at_s(feed))
         if self._kill_at_s is not None:
             deadlines.append(self._kill_at_s)
         return max(0.005, min(deadlines) - now_s)
@@ -284,6 +286,8 @@ class Capture:
         elif isinstance(message, Ended):
             self._book(feed, message.progress)
             feed.state = FeedState.FINISHED
+            if message.remark:
+                log.warning("camera %s: %s", feed.spec.name, message.remark)
             if not self._stopping and not feed.spec.source.live:
                 self._tell_end(feed.spec.name)
         elif isinstance(message, Failed):
@@ -299,7 +303,7 @@ class Capture:
                 feed.spec.name,
             )
         feed.info, feed.state = info, FeedState.RUNNING
-        feed.newest_s = self._clock()
+        feed.stirred_s = self._clock()
 
     def _book(self, feed: CameraFeed, progress: Progress) -> None:
         feed.book(progress)
@@ -344,10 +348,10 @@ class Capture:
                 feed.kill()
         for feed in self._feeds.values():
             if waits_for_us(feed):
-                feed.newest_s = now_s
-            quiet_s = now_s - feed.newest_s
+                feed.newest_s = feed.stirred_s = now_s
             if is_stale(feed, now_s):
-                self._news.offline(feed, f"no new frame for {quiet_s:.1f} s")
+                self._news.offline(feed, f"no new frame for {now_s - feed.newest_s:.1f} s")
+            quiet_s = now_s - feed.stirred_s
             if feed.process is not None and quiet_s >= patience_s(feed):
                 note_silence(feed, quiet_s, now_s)
 

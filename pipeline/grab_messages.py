@@ -116,8 +116,9 @@ class Opened:
 class Progress:
     """Child to main, at least every half second while frames come.
 
-    ``newest_ns`` is the monotonic time of the last *new* frame. ``timestamp_faults`` counts media
-    times that stood still or jumped. ``sight`` is what the pictures say, None while too few came.
+    ``newest_ns`` is the monotonic time of the last *new* frame, 0 before the first.
+    ``timestamp_faults`` counts media times that stood still or jumped. ``sight`` is what the
+    pictures say, None while too few came.
     """
 
     account: CaptureAccount
@@ -136,9 +137,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Child to main, last words: a finite source is over, or the child was asked to stop."""
+    """Child to main, last words: a finite source is over, or the child was asked to stop.
+
+    ``remark``, free of secrets, is what the user should know of a recording that is over.
+    """
 
     progress: Progress
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

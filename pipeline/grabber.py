@@ -15,6 +15,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,9 +32,11 @@ from pipeline.grab_messages import (
     Grant,
     Opened,
     Progress,
+    SourceInfo,
 )
 from pipeline.messages import FrameRef, FrameStamp
 from pipeline.moving import MotionWatch
+from pipeline.mp4_length import mp4_length
 from pipeline.open_errors import OpenError
 from pipeline.pictures import (
     Picture,
@@ -56,7 +59,11 @@ from pipeline.sources import SourceKind
 __all__ = ["Grabber", "run"]
 
 _HEARTBEAT_S = 0.5
-_MAX_BROKEN_GRABS = 8
+# A recording is read on past what is damaged: a grab that fails costs one packet and some 10 us.
+# It is given up after so many in a row as it has frames left, but for these bounds: many containers
+# only estimate how many they have, too few or far too many.
+_FEWEST_BROKEN_IN_A_ROW = 64
+_MOST_BROKEN_IN_A_ROW = 10_000
 _JUDGE_EVERY_S = 1.0  # it costs as much as shrinking the picture, and seconds are what counts
 
 
@@ -94,7 +101,9 @@ class Grabber:
         self._reader: FrameReader | None = None
         self._recorded_at = job.start_time
         self._sequence = 0 if not job.source.live else job.first_sequence
-        self._newest_ns = time.monotonic_ns()
+        self._newest_ns = 0  # none yet
+        self._broken_in_a_row = 0
+        self._reached_s = 0.0
         self._last_position_s: float | None = None
         self._started_ns: int | None = None
         self._thumbnail: NDArray[np.uint8] | None = None
@@ -115,15 +124,18 @@ class Grabber:
         self._connection.send(Opened(reader.info))
         while not self._inbox.stopping:
             grabbed = reader.grab()
+            if grabbed is not Grab.END:
+                self._book_broken()
             if grabbed is Grab.FRAME:
                 self._handle(reader)
             elif grabbed is Grab.SKIPPED:
                 self._newest_ns = time.monotonic_ns()
-            elif not self._go_on_after_failed_grab(reader):
+            elif not self._go_on_after_failed_grab(reader.info):
                 break
             self._heartbeat()
         self._refuse_a_file_without_pictures()
-        self._connection.send(Ended(self._progress()))
+        remark = self._unread_rest(reader.info)
+        self._connection.send(Ended(self._progress(), remark))
 
     def _refuse_a_file_without_pictures(self) -> None:
         """A file that opens and gives nothing has not been watched: that is no normal end."""
@@ -246,7 +258,8 @@ class Grabber:
             self._newest_ns = now_ns
         if self._started_ns is None:
             self._started_ns = now_ns
-        return now_ns, self._clock.advance(position_s)
+        self._reached_s = self._clock.advance(position_s)
+        return now_ns, self._reached_s
 
     def _stamp(self, sequence: int, now_ns: int, media_s: float) -> FrameStamp:
         camera = self._job.camera
@@ -275,20 +288,56 @@ class Grabber:
             "capture.read_timeout_s",
         )
 
-    def _go_on_after_failed_grab(self, reader: FrameReader) -> bool:
+    def _go_on_after_failed_grab(self, info: SourceInfo) -> bool:
         """Whether to try again; a live stream that gives no frame has failed."""
         if self._job.source.live:
             raise self._no_more()
-        expected = reader.info.frames
-        settled = max(self._sequence, self._job.first_sequence)
-        if expected is None or settled >= expected - max(3, expected // 100):
-            return False
-        broken = self._tally.account().failed.get("broken", 0)
-        if broken >= _MAX_BROKEN_GRABS:
-            return False
-        self._tally.settle("failed", "broken")
-        self._sequence += 1
-        return True
+        self._newest_ns = time.monotonic_ns()  # it does not hang
+        self._broken_in_a_row += 1
+        left = 0 if info.frames is None else info.frames - self._settled
+        limit = min(max(left, _FEWEST_BROKEN_IN_A_ROW), _MOST_BROKEN_IN_A_ROW)
+        return self._broken_in_a_row < limit
+
+    @property
+    def _settled(self) -> int:
+        """How many frames of a recording have their fate, those of earlier children too."""
+        return max(self._sequence, self._job.first_sequence)
+
+    def _book_broken(self) -> None:
+        """Count the grabs that failed, now that more came behind them: they were frames."""
+        known = max(0, min(self._broken_in_a_row, self._job.first_sequence - self._sequence))
+        self._tally.settle("failed", "broken", self._broken_in_a_row - known)
+        self._sequence += self._broken_in_a_row
+        self._broken_in_a_row = 0
+
+    def _unread_rest(self, info: SourceInfo) -> str:
+        """Book what a recording that gives no more should still have had, and say so.
+
+        Only the index of an MP4 is taken at its word; elsewhere the number of frames and the
+        duration are estimates, which whole recordings miss by far. Where a part of the file itself
+        is missing, as after a copy that broke off, all that there is has been read: that is
+        remarked on, and no failure. Where the file is all there and yet cannot be read, it is one.
+
+        Raises:
+            OpenError: The rest is there and cannot be read.
+
+        """
+        source = self._job.source
+        if source.kind is not SourceKind.FILE or info.frames is None or self._inbox.stopping:
+            return ""
+        missing = info.frames - self._settled
+        length = mp4_length(Path(source.location))
+        if length is None or missing <= max(3, info.frames // 100):
+            return ""
+        margin_s = max(length.duration_s / 100, 3 / max(info.fps, 1.0))
+        if self._reached_s >= length.duration_s - margin_s:  # an edit list hides the others
+            return ""
+        self._tally.settle("failed", "broken", min(missing, self._broken_in_a_row))
+        how_far = f"{self._reached_s:.1f} of {length.duration_s:.1f} s"
+        sentence = f"{source.display}: can be read no further than {how_far}"
+        if length.whole:
+            raise OpenError(f"{sentence}; is it damaged? copy it again")
+        return redact(f"{sentence}, where it is cut off; copy it again")
 
     def _progress(self) -> Progress:
         sight = None if self._judge is None else self._judge.verdict
@@ -317,15 +366,17 @@ class _Tally:
         self._dropped: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
-    def settle(self, fate: str, reason: str = "") -> None:
-        """Book one grabbed frame."""
-        self._counts["grabbed"] += 1
+    def settle(self, fate: str, reason: str = "", frames: int = 1) -> None:
+        """Book grabbed frames, if there are any."""
+        if frames == 0:
+            return
+        self._counts["grabbed"] += frames
         if fate == "dropped":
-            self._dropped[reason] += 1
+            self._dropped[reason] += frames
         elif fate == "failed":
-            self._failed[reason] += 1
+            self._failed[reason] += frames
         else:
-            self._counts[fate] += 1
+            self._counts[fate] += frames
 
     def account(self) -> CaptureAccount:
         counts = self._counts

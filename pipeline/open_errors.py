@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import ssl
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+from pipeline.login import Login
 from pipeline.sources import Source, SourceError, SourceKind, check_source
 
 __all__ = ["OpenError", "explain_device", "explain_file", "explain_network"]
 
 _DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _STATUS = re.compile(rb"(?:RTSP|HTTP)/\d\.\d (\d{3})")
+_STALE = re.compile(rb"^WWW-Authenticate:.*\bstale=\"?true", re.IGNORECASE | re.MULTILINE)
+_LENGTH = re.compile(rb"^Content-Length:[ \t]*(\d{1,9})", re.IGNORECASE | re.MULTILINE)
+_MOST_HEAD_BYTES = 1 << 16
 _SNIFF_BYTES = 1 << 20
 _RTSP = (SourceKind.RTSP, SourceKind.RTSPS)
 _OTHER_WAY = "a camera that speaks UDP alone needs transport: udp, others transport: tcp"
@@ -76,7 +81,7 @@ def explain_device(source: Source) -> OpenError:
 
 
 def explain_network(source: Source, timeout_s: float) -> OpenError:
-    """Ask the server once, without credentials, why the stream would not open."""
+    """Ask the server why the stream would not open."""
     parts = urlsplit(source.location)
     where = f"{parts.hostname}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
     try:
@@ -118,28 +123,84 @@ def _by_status(source: Source, status: int | None, with_password: bool) -> OpenE
 
 
 def _ask(source: Source, timeout_s: float) -> int | None:
-    """Status code of one DESCRIBE or GET without credentials; None for no such answer."""
+    """Status code of a DESCRIBE or GET; None for no such answer.
+
+    A server that asks for a login answers 401 to all who give none, however it does. So it is
+    given the login, and only its answer to that says anything. Like FFmpeg, it is sent on the
+    connection on which it was asked for, where that is still open.
+    """
     parts = urlsplit(source.location)
+    login, authorization = Login.of(parts), b""
+    with contextlib.ExitStack() as connections:
+        connection = connections.enter_context(_connect(parts, timeout_s))
+        head = _exchange(connection, parts, authorization)
+        for _ in range(2):  # a nonce may have run out by then, and is given anew
+            if not _is_refusal(head) or (authorization and not _STALE.search(head)):
+                break
+            answer = login and login.answer(head, *_request(parts))
+            if not answer:
+                break
+            authorization, head = answer, b""
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+                head = _exchange(connection, parts, authorization)
+            if not head:
+                connection = connections.enter_context(_connect(parts, timeout_s))
+                head = _exchange(connection, parts, authorization)
+    status = _STATUS.match(head)
+    return int(status[1]) if status else None
+
+
+def _is_refusal(head: bytes) -> bool:
+    status = _STATUS.match(head)
+    return status is not None and status[1] == b"401"
+
+
+def _request(parts: SplitResult) -> tuple[str, str]:
+    """Method and target of what is asked."""
+    if parts.scheme in ("http", "https"):
+        return "GET", parts._replace(scheme="", netloc="", path=parts.path or "/").geturl()
+    return "DESCRIBE", parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _exchange(connection: socket.socket, parts: SplitResult, authorization: bytes) -> bytes:
+    """Send one request and return the head of its answer; a refusal is read past its body."""
+    method, target = _request(parts)
+    if method == "GET":
+        head = f"GET {target} HTTP/1.0\r\nHost: {parts.hostname}\r\n"
+    else:
+        number = 2 if authorization else 1
+        head = f"DESCRIBE {target} RTSP/1.0\r\nCSeq: {number}\r\nAccept: application/sdp\r\n"
+    connection.sendall(head.encode("utf-8") + authorization + b"\r\n")
+    data = b""
+    while b"\r\n\r\n" not in data and len(data) < _MOST_HEAD_BYTES:
+        if not (more := connection.recv(4096)):
+            return data
+        data += more
+        if not b"RTSP/".startswith(data[:5]) and not b"HTTP/".startswith(data[:5]):
+            return data  # another protocol, which may have no more to say
+    answer, _, body = data.partition(b"\r\n\r\n")
+    length = _LENGTH.search(answer)
+    left = min(int(length[1]) if length else 0, _MOST_HEAD_BYTES) - len(body)
+    asked_again = method == "DESCRIBE" and _is_refusal(answer)
+    while asked_again and left > 0 and (more := connection.recv(left)):
+        left -= len(more)
+    return answer
+
+
+def _connect(parts: SplitResult, timeout_s: float) -> socket.socket:
+    """Connect, over TLS without checking the certificate: FFmpeg did not check it either."""
     host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
-    target = parts._replace(netloc=f"{host}:{port}")
-    request = f"GET {parts.path or '/'} HTTP/1.0\r\nHost: {host}\r\n\r\n"
-    if source.kind in _RTSP:
-        request = (
-            f"DESCRIBE {target.geturl()} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
-        )
-    with socket.create_connection((host, port), timeout_s) as plain:
-        connection = _wrap(plain, host) if parts.scheme in ("rtsps", "https") else plain
-        connection.sendall(request.encode("utf-8"))
-        found = _STATUS.match(connection.recv(4096))
-    return int(found[1]) if found else None
-
-
-def _wrap(plain: socket.socket, host: str) -> ssl.SSLSocket:
-    """TLS without checking the certificate: nothing secret is sent, only a status is read."""
+    plain = socket.create_connection((host, port), timeout_s)
+    if parts.scheme not in ("rtsps", "https"):
+        return plain
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return context.wrap_socket(plain, server_hostname=host)
+    try:
+        return context.wrap_socket(plain, server_hostname=host)
+    except OSError:
+        plain.close()
+        raise
 
 
 def _ends_of(path: Path) -> bytes:

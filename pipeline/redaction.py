@@ -14,6 +14,10 @@ __all__ = ["RedactingFilter", "log_uncaught", "redact", "redact_loggers", "redac
 # the last @ before white space or a quote; what follows the first @ of a query is never a host.
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<secret>[^\s'\"<>]*)@")
 _WHOLE_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://).*@", re.DOTALL)
+# The same of an address whose :// is mistyped or missing: `rtsp:/me:pw@h`, `rtsp//me:pw@h`,
+# `me:pw@h`. It may strike out a file's name that looks so, too.
+_LOGIN = re.compile(r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]*:(?!//)(?:(?!://)[^\s'\"<>])+@")
+_WHOLE_LOGIN = re.compile(r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]*:(?!//)(?:(?!://).)+@", re.DOTALL)
 # Names that end so, as in `api_key=`; some cameras have them in the path: `/user=a_password=b`.
 _QUERY_SECRET = re.compile(
     r"(?P<key>[?&;/_][\w.-]{0,40}?"
@@ -26,12 +30,14 @@ _QUERY_SECRET = re.compile(
 def redact(text: str) -> str:
     """Return ``text`` with the user and password of every URL in it replaced by ``***``."""
     struck = _CREDENTIALS.sub(lambda match: f"{match['scheme']}***@", text)
+    struck = _LOGIN.sub("***@", struck)
     return _QUERY_SECRET.sub(lambda match: f"{match['key']}***", struck)
 
 
 def redact_url(url: str) -> str:
     """:func:`redact` for a text that is one URL, whose password may hold blanks and quotes too."""
-    return redact(_WHOLE_CREDENTIALS.sub(lambda match: f"{match['scheme']}***@", url))
+    struck = _WHOLE_CREDENTIALS.sub(lambda match: f"{match['scheme']}***@", url)
+    return redact(_WHOLE_LOGIN.sub("***@", struck))
 
 
 class RedactingFilter(logging.Filter):

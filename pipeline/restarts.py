@@ -38,14 +38,17 @@ class RestartPolicy:
         self._attempts = 0
         self._failing_since_s: float | None = None
         self.exhausted = False
+        """Whether the last end of a child was a crash past the budget."""
 
     def frame_came(self) -> None:
         """Note that the camera works: the next failure starts a new back-off."""
         self._attempts = 0
         self._failing_since_s = None
+        self.exhausted = False
 
     def after_failure(self, now_s: float) -> float:
         """Seconds to wait after the source failed: 0.5 doubling to 4, past five minutes to 30."""
+        self.exhausted = False  # it did not crash this time
         if self._failing_since_s is None:
             self._failing_since_s = now_s
         quick = now_s - self._failing_since_s < _QUICK_PHASE_S
@@ -56,6 +59,7 @@ class RestartPolicy:
 
     def after_refusal(self) -> float:
         """Seconds to wait after a wrong password and the like: do not lock the account."""
+        self.exhausted = False
         return _SLOW_LIMIT_S
 
     def after_crash(self, now_s: float) -> float:

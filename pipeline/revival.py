@@ -31,7 +31,7 @@ def note_silence(feed: CameraFeed, quiet_s: float, now_s: float) -> None:
         feed.retry_at_s = now_s + feed.restarts.after_failure(now_s)
     else:
         feed.dying_reason = None  # counted against the budget, like a death
-    feed.newest_s = now_s
+    feed.stirred_s = now_s
     feed.kill()
 
 

@@ -33,6 +33,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(:|,,)")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?(?=[/?#]|$)")
+_LAST_PORT = 65535
 _VIDEO_DEVICE = re.compile(r"/dev/video(\d+)")
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.DOTALL)
 
@@ -94,10 +95,11 @@ def parse_source(text: str) -> Source:
     if scheme and scheme[1].lower() in LIVE_SCHEMES and text[scheme.end() :].startswith("//"):
         return _network_source(scheme[1].lower(), text[scheme.end() + 2 :])
     if scheme and len(scheme[1]) > 1 and (not Path(text).exists() or scheme[2] == ",,"):
-        raise SourceError(_refusal(scheme[1]))
+        raise SourceError(_refusal(scheme[1], login="@" in text and "://" not in text))
     path = Path(text).expanduser()
     is_folder = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
-    return Source(SourceKind.FOLDER if is_folder else SourceKind.FILE, text, str(path.absolute()))
+    kind = SourceKind.FOLDER if is_folder else SourceKind.FILE
+    return Source(kind, redact_url(text), str(path.absolute()))  # it may be a mistyped address
 
 
 def _device(text: str) -> int | None:
@@ -217,12 +219,17 @@ def images_in(folder: Path) -> list[Path]:
 
 def _network_source(scheme: str, rest: str) -> Source:
     credentials, place = split_credentials(rest)
-    if not _HOST.match(place):
+    host = _HOST.match(place)
+    if host is None:
         raise SourceError(
             f"{redact_url(f'{scheme}://{rest}')}: names no host; "
             f"write {scheme}://user:password@host:port/path"
         )
     display = f"{scheme}://{'***@' if credentials else ''}{place}"
+    if host[2] is not None and not 1 <= int(host[2]) <= _LAST_PORT:
+        raise SourceError(
+            f"{redact(display)}: there is no port {host[2]}; ports go from 1 to {_LAST_PORT}"
+        )
     if credentials is None:
         return Source(SourceKind(scheme), redact(display), f"{scheme}://{place}")
     user, colon, password = credentials.partition(":")
@@ -232,12 +239,15 @@ def _network_source(scheme: str, rest: str) -> Source:
     return Source(SourceKind(scheme), redact(display), f"{scheme}://{quoted}@{place}")
 
 
-def _refusal(scheme: str) -> str:
+def _refusal(scheme: str, login: bool) -> str:
+    """Say why a scheme is not taken; before a ``login`` it may be a user's name and no scheme."""
     if scheme.lower() == "file":
         return "file: URLs are not taken; give the path itself"
     meant = [known for known in LIVE_SCHEMES if sorted(known) == sorted(scheme.lower())]
     if meant:  # a slash is missing, or letters are swapped
         return f"{scheme}: is no address; did you mean {meant[0]}://host/path?"
+    if login:
+        return "is no address; write rtsp:// (or http://) before the user"
     return (
         f"the scheme {scheme!r} is not allowed; "
         f"live sources are {', '.join(f'{known}://' for known in LIVE_SCHEMES)}, else give a path"
@@ -270,18 +280,18 @@ def _check_unnamed(text: str) -> None:
 def _expand(body: str) -> list[Source]:
     if not glob.has_magic(body) or Path(body).exists() or "://" in body:
         source = parse_source(body)
-        return _recordings_in(source) or [source]
+        return _recordings_in(source, Path(body.strip())) or [source]
     matches = sorted(glob.glob(body, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute
     paths = [path for path in matches if _is_watchable(Path(path))]
     if not paths:
-        raise SourceError(f"{body}: no video file matches; check the pattern")
+        raise SourceError(f"{redact_url(body)}: no video file matches; check the pattern")
     return [parse_source(path) for path in paths]
 
 
-def _recordings_in(source: Source) -> list[Source]:
+def _recordings_in(source: Source, typed: Path) -> list[Source]:
     """Each video file of a folder, by name; none where it is no folder of videos.
 
-    A folder of pictures is one recording made of them.
+    A folder of pictures is one recording made of them. ``typed`` is its path as it was given.
 
     Raises:
         SourceError: It holds both, as where a recorder keeps a picture beside each recording.
@@ -293,12 +303,12 @@ def _recordings_in(source: Source) -> list[Source]:
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     found = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
     if found and images_in(folder):
-        videos = Path(source.display) / f"*{Path(found[0]).suffix}"
+        videos = redact_url(str(typed / f"*{Path(found[0]).suffix}"))
         raise SourceError(
             f"{source.display}: holds videos and pictures; give the videos alone as '{videos}', "
             "or put the pictures into a folder of their own"
         )
-    return [parse_source(str(Path(source.display) / name)) for name in found]
+    return [parse_source(str(typed / name)) for name in found]
 
 
 def _is_watchable(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.camera_feed import CameraFeed, FeedState
 from pipeline.channel import Overflow
 
-__all__ = ["is_stale", "patience_s", "waits_for_us"]
+__all__ = ["is_stale", "patience_s", "stale_at_s", "waits_for_us"]
 
 _OPEN_GRACE_S = 4.0  # beyond the open time-out: start of the child, and asking why it failed
 # A child normally keeps its own time-outs. One that does not is starved of processor time, and so
@@ -28,9 +28,14 @@ def patience_s(feed: CameraFeed) -> float:
 
 def is_stale(feed: CameraFeed, now_s: float) -> bool:
     """Whether a live camera that has worked brings nothing new any more."""
-    limit_s = feed.spec.capture.stale_after_s - _STALE_MARGIN_S
-    worked = feed.spec.source.live and feed.last_frame_at is not None
-    return worked and now_s - feed.newest_s >= limit_s
+    return now_s >= stale_at_s(feed)
+
+
+def stale_at_s(feed: CameraFeed) -> float:
+    """When a camera that brings nothing new until then is stale; never one that has not worked."""
+    if not feed.spec.source.live or feed.last_frame_at is None:
+        return float("inf")
+    return feed.newest_s + feed.spec.capture.stale_after_s - _STALE_MARGIN_S
 
 
 def waits_for_us(feed: CameraFeed) -> bool:

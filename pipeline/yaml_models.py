@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from pipeline.redaction import redact_url
+from pipeline.redaction import redact, redact_url
 
 __all__ = [
     "ConfigError",
@@ -39,6 +39,7 @@ _IN_YAML = {  # pydantic speaks of Python's types
     "string_type": "must be text; put it in quotes",
     "too_short": "must not be empty",
 }
+_ADDRESSES = ("source", "url")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -188,13 +189,12 @@ def _explain(
     where = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         known = _known_keys(schema, location[:-1])
-        return Problem(
-            name, line, f"unknown key {where!r}; {_instead(schema, location[-1], known)}"
-        )
+        said = f"unknown key {where!r}; {_instead(schema, location[-1], known)}"
+        return Problem(name, line, redact(said))
     if detail["type"] == "missing":
         return Problem(name, line, f"{where!r} is missing")
     message = problem_text(detail, secret=_is_secret(schema, location))
-    return Problem(name, line, f"{where}: {message}" if where else message)
+    return Problem(name, line, redact(f"{where}: {message}" if where else message))
 
 
 def problem_text(detail: Mapping[str, Any], *, secret: bool = False) -> str:
@@ -262,7 +262,13 @@ def _known_keys(schema: type[BaseModel], location: tuple[str | int, ...]) -> lis
 
 
 def _is_secret(schema: type[BaseModel], location: tuple[str | int, ...]) -> bool:
-    """Whether what stands at ``location`` is a password, a token, or a URL that holds one."""
+    """Whether what stands at ``location`` is a password, a token, or an address that holds one.
+
+    An address is known by the name of its key. What is wrong with it may be just what keeps the
+    password in it from being found.
+    """
+    if location and location[-1] in _ADDRESSES:
+        return True
     field = _fields_at(schema, location[:-1]).get(str(location[-1])) if location else None
     annotation = None if field is None else field.annotation
     return SecretStr in (annotation, *getattr(annotation, "__args__", ()))

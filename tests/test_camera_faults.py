@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ from web_camera import web_server
 from pipeline import staleness
 from pipeline.api import run as run_from_python
 from pipeline.camera_feed import CameraFeed, FeedState
-from pipeline.capture import CameraSpec
-from pipeline.channel import Overflow
+from pipeline.capture import CameraSpec, Capture
+from pipeline.channel import Channel, Overflow
 from pipeline.config import CaptureConfig
-from pipeline.messages import CameraState
+from pipeline.grab_messages import CaptureAccount, Failed, Opened, Progress, SourceInfo
+from pipeline.messages import CameraEvent, CameraState
 from pipeline.redaction import RedactingFilter, redact
+from pipeline.revival import note_failure, settle_end
 from pipeline.sources import SourceError, parse_source
 
 STEADY = [k / 25 for k in range(75)]
@@ -213,6 +216,53 @@ def test_a_starved_grabber_is_given_ever_more_time_to_open_and_a_working_one_non
     finally:
         feed.slots.close()
         feed.slots.unlink()
+
+
+def test_a_camera_that_lost_its_connection_long_after_its_crashes_is_not_marked_failed():
+    feed = CameraFeed(CameraSpec("cam", parse_source("rtsp://127.0.0.1:1/x")), 64, 2)
+    for at_s in range(6):
+        feed.dying_reason = None
+        settle_end(feed, float(at_s))
+    assert feed.state is FeedState.FAILED and "too often" in (feed.error or "")
+    now_s = 3 * 3600.0
+    feed.restarts.frame_came()
+    note_failure(
+        feed, Failed("the stream gives no more frames", Progress(CaptureAccount(), 0)), now_s
+    )
+    settle_end(feed, now_s)
+    assert feed.state is FeedState.RETRYING
+    assert feed.error == "the stream gives no more frames"
+
+
+def test_opening_a_camera_again_does_not_put_off_that_it_is_offline():
+    spec = CameraSpec("cam", parse_source("rtsp://127.0.0.1:1/x"), CaptureConfig())
+    now_s = 100.0
+    events: list[CameraEvent] = []
+    capture = Capture([spec], 64, Channel("frames", 2), events.append, clock=lambda: now_s)
+    feed = capture._feeds["cam"]
+    try:
+        feed.state, feed.last_frame_at = FeedState.RUNNING, datetime.now(timezone.utc)
+        feed.book(Progress(CaptureAccount(), int(now_s * 1e9)))
+        now_s = 103.0
+        capture._on_message(feed, Opened(SourceInfo(64, 64, 25.0, None, None)))
+        feed.book(Progress(CaptureAccount(), 0))  # of a child that has had no frame yet
+        capture._watch()
+        assert events == [] and capture._seconds_to_next_deadline() <= 0.5
+        now_s = 104.6
+        assert capture._seconds_to_next_deadline() == pytest.approx(0.2), "told in time"
+        now_s = 104.85
+        capture._watch()
+        assert [event.state for event in events] == [CameraState.OFFLINE]
+        assert events[0].reason == "no new frame for 4.8 s"
+        assert now_s - feed.stirred_s < 5.0 < staleness.patience_s(feed), "the child may go on"
+    finally:
+        capture._segments.close()
+
+
+def test_a_camera_that_has_given_no_frame_yet_is_not_stale():
+    feed = CameraFeed(CameraSpec("cam", parse_source("rtsp://127.0.0.1:1/x")), 64, 2)
+    feed.state = FeedState.RUNNING
+    assert not staleness.is_stale(feed, 1e9)
 
 
 def test_udp_is_pointed_out(caplog: pytest.LogCaptureFixture):

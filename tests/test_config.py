@@ -116,6 +116,15 @@ def test_secret_in_a_wrong_value_is_struck_out(tmp_path: Path) -> None:
         "webhooks: {desk: {url: https//hooks.example/48151623}}",
         "webhooks: {desk: {url: 'https://hooks.example/x', secret: 48151623}}",
         "cameras: {door: {source: 'rtsp://me:x 48151623\"y@'}}",
+        "cameras: {door: {source: 'rtsp:/me:48151623@10.0.0.5/s'}}",
+        "cameras: {door: {source: 'me:48151623@10.0.0.5/s'}}",
+        "cameras: {door: {source: 'rtsps:me:48151623@10.0.0.5/s'}}",
+        "cameras: {door: {source: ['rtsp//me:48151623@10.0.0.5/s']}}",
+        "cameras: {door: 'rtsp//me:48151623@10.0.0.5/s'}",
+        "cameras: {'rtsp:/me:48151623@10.0.0.5/s': {source: x.mp4}}",
+        "cameras: {door: {source: x.mp4, 'rtsp:/me:48151623@10.0.0.5/s': 1}}",
+        "redis: {url: {'redis//me:48151623@10.0.0.5': 1}}",
+        "redis: {url: 48151623}",
     ],
 )
 def test_secret_of_a_wrong_kind_is_not_shown(tmp_path: Path, text: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from capture_run import Run, file_spec
@@ -130,6 +133,98 @@ def test_a_corrupt_file_ends_normally_and_its_books_balance(
     unreadable = [name for name, account in accounts.items() if account.delivered == 0]
     assert set(unreadable) <= set(errors), "a file that gives nothing must say why"
     assert len(unreadable) < seeds, "most have something left to look at"
+
+
+def with_hole(path: Path, first: int, last: int | None = None) -> Path:
+    """Write zeros over the packets of a file from ``first`` on, up to ``last``."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        places = [(packet.pos, packet.size) for packet in packets[first:last]]
+    data = bytearray(path.read_bytes())
+    for place, size in places:
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    return path
+
+
+def with_index_first(path: Path) -> Path:
+    """Write an MP4 again as cameras and players like it, its index before its pictures."""
+    target = path.with_name("index-first.mp4")
+    with (
+        av.open(str(path)) as old,
+        av.open(str(target), "w", options={"movflags": "faststart"}) as new,
+    ):
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("key_frames_only", [False, True])
+def test_a_recording_is_read_on_behind_a_long_hole(tmp_path: Path, key_frames_only: bool):
+    path = with_hole(write_video(tmp_path / "hole.mp4", [k / 25 for k in range(200)]), 50, 90)
+    refs, account, _ = grabbed(path, key_frames_only=key_frames_only)
+    assert refs[-1].stamp.time_s > 7.0, "there are eight seconds"
+    if not key_frames_only:
+        assert account.failed == {"broken": 40}
+        assert account.delivered >= 140
+
+
+@pytest.mark.fault
+def test_a_hole_is_counted_once_though_the_grabber_dies_behind_it(tmp_path: Path):
+    path = with_hole(write_video(tmp_path / "hole.mp4", [k / 25 for k in range(200)]), 20, 40)
+    with Run(file_spec("cam", path, analysis_fps=1000)) as run:
+        run.take_until(lambda: run.capture.accounts()["cam"].grabbed > 60, 30)
+        os.kill(run.child_pid("cam"), signal.SIGKILL)
+        run.take_all()
+        account, errors = run.capture.accounts()["cam"], run.capture.errors()
+    assert (account.failed, errors) == ({"broken": 20}, {})
+    assert account.balanced
+
+
+def test_a_recording_whose_rest_is_there_and_cannot_be_read_has_failed(tmp_path: Path):
+    path = with_hole(write_video(tmp_path / "half.mp4", [k / 25 for k in range(200)]), 50)
+    with Run(file_spec("cam", path, analysis_fps=1000)) as run:
+        refs = run.take_all()
+        account, errors = run.capture.accounts()["cam"], run.capture.errors()
+    assert errors == {
+        "cam": f"{path}: can be read no further than 2.0 of 8.0 s; is it damaged? copy it again"
+    }
+    assert run.ended == [], "or --resume would leave it out"
+    assert len(refs) == account.delivered
+    assert account.balanced and account.failed == {"broken": 150}
+
+
+def test_a_recording_that_is_cut_off_ends_normally_and_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = with_index_first(write_video(tmp_path / "whole.mp4", [k / 25 for k in range(200)]))
+    data = path.read_bytes()
+    _, whole, _ = grabbed(path)
+    assert whole.failed == {} and "read no further" not in caplog.text
+    path.write_bytes(data[: len(data) // 2])
+    _, cut, _ = grabbed(path)
+    assert cut.grabbed == 200 and 0 < cut.failed["broken"] < 200
+    assert "of 8.0 s, where it is cut off; copy it again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["v.ts", "v.mkv", "v.avi", "late.mkv", "trimmed.mp4"])
+def test_a_recording_that_has_fewer_frames_than_its_container_guesses_is_whole(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+):
+    times = [0.0, 0.04, 0.08, 1.0, 1.02, 2.5, 2.51, 4.0, 5.0]
+    late = [30 + k / 25 for k in range(9)]
+    steady = [k / 25 for k in range(36)]
+    chosen = {"late.mkv": late, "trimmed.mp4": steady}.get(name, times)
+    path = write_video(tmp_path / name, chosen)
+    if name == "trimmed.mp4":  # of 1440 ms only 360 are to be shown
+        data = path.read_bytes().replace((1440).to_bytes(4, "big"), (360).to_bytes(4, "big"))
+        path.write_bytes(data)
+    _, account, _ = grabbed(path)
+    assert (account.grabbed, account.failed) == (9, {})
+    assert "read no further" not in caplog.text
 
 
 def test_key_frames_alone_are_decoded_and_the_right_ones(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +82,18 @@ def test_a_spent_budget_is_whole_again_after_a_quiet_window(budget: int, window_
     for _ in range(budget):
         restarts.after_crash(2.0 * window_s)
         assert not restarts.exhausted
+
+
+@pytest.mark.parametrize("what", ["frame_came", "after_failure", "after_refusal"])
+def test_a_spent_budget_is_no_matter_once_a_child_does_not_crash(what: str):
+    restarts = policy(budget=1)
+    for _ in range(2):
+        restarts.after_crash(0.0)
+    assert restarts.exhausted
+    getattr(restarts, what)(*([3600.0] if what == "after_failure" else []))
+    assert not restarts.exhausted
+    restarts.after_crash(1.0)
+    assert restarts.exhausted, "the crashes of the last minute still count"
 
 
 def test_a_refused_login_is_retried_so_seldom_that_no_account_is_locked():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +22,9 @@ from tcp_relay import Login, TcpRelay
 
 from pipeline.capture import CameraSpec
 from pipeline.config import CaptureConfig
+from pipeline.login import Login as OurLogin
 from pipeline.messages import CameraState
+from pipeline.open_errors import explain_network
 from pipeline.sources import parse_source
 
 pytestmark = pytest.mark.fault
@@ -52,6 +59,93 @@ def test_a_password_of_any_characters_reaches_the_camera(
         with Run(CameraSpec("cam", source, PATIENT)) as run:
             run.take_until(lambda: run.capture.status()["cam"].up, 40)
     assert relay.refusals >= 1, "the password is sent only when asked for"
+
+
+@contextmanager
+def asking_server(login: Login, status: str, closes: bool = False) -> Iterator[int]:
+    """A server that answers ``status`` to the right login, and 401 and a page to all others."""
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(5.0)
+                    while data := connection.recv(4096).decode():
+                        connection.sendall(_answer(data))
+                        if closes:
+                            break
+
+    def _answer(request: str) -> bytes:
+        number = re.search(r"CSeq: \d+", request)
+        protocol, head = ("HTTP/1.0", "") if number is None else ("RTSP/1.0", f"{number[0]}\r\n")
+        if login.admits(request):
+            return f"{protocol} {status}\r\n{head}\r\n".encode()
+        head += f"WWW-Authenticate: {login.challenge}\r\nContent-Length: 6\r\n\r\nlogin!"
+        return f"{protocol} 401 Unauthorized\r\n{head}".encode()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("scheme", ["Basic", "Digest"])
+@pytest.mark.parametrize(
+    ("status", "said", "refused"),
+    [
+        ("503 Service Unavailable", "status 503", False),
+        ("200 OK", "status 200", False),
+        ("404 Not Found", "no such stream", True),
+    ],
+)
+def test_a_camera_that_takes_the_password_is_not_said_to_refuse_it(
+    scheme: str, closes: bool, status: str, said: str, refused: bool
+):
+    for kind in ("rtsp", "http"):
+        with asking_server(Login("admin", ODD_PASSWORD, scheme), status, closes) as port:
+            place = f"127.0.0.1:{port}/live?channel=1"
+            source = parse_source(f"{kind}://admin:{ODD_PASSWORD}@{place}")
+            error = explain_network(source, 5.0)
+            wrong = explain_network(parse_source(f"{kind}://admin:{PASSWORD}@{place}"), 5.0)
+            none = explain_network(parse_source(f"{kind}://{place}"), 5.0)
+        assert said in str(error) and error.refused is refused
+        assert "refuses this user or password" in str(wrong) and wrong.refused
+        assert "asks for a user and password" in str(none) and none.refused
+        assert "st4pleXq" not in str(error) and PASSWORD not in str(wrong)
+
+
+def test_a_digest_with_a_quality_of_protection_is_the_standards_example(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0a4f113b")
+    login = OurLogin(b"Mufasa", b"Circle Of Life")
+    refusal = (
+        b"HTTP/1.1 401 Unauthorized\r\n"
+        b'WWW-Authenticate: Digest realm="x", nonce="y", algorithm=SHA-256\r\n'
+        b'WWW-Authenticate: Basic realm="x"\r\n'
+        b'www-authenticate: Digest realm="testrealm@host.com", qop="auth,auth-int", '
+        b'nonce="dcd98b7102dd2f0e8b11d0f600bfb0c093", opaque="5ccc069c403ebaf9f0171e9517f40e41"'
+    )
+    answer = login.answer(refusal, "GET", "/dir/index.html")
+    assert answer is not None and b'response="6629fae49393a05397450978507c4ef1"' in answer
+    assert b"Life" not in answer and b"Life" not in repr(login).encode()
+    assert login.answer(b"HTTP/1.1 401 Unauthorized\r\n", "GET", "/") is None
+
+
+def test_what_speaks_another_protocol_is_told_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-server\r\n")
+                connection.recv(4096)
+                connection.recv(4096)
+
+        threading.Thread(target=greet, daemon=True).start()
+        source = parse_source(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x")
+        assert "does not speak rtsp; check the port" in str(explain_network(source, 20.0))
 
 
 @pytest.mark.parametrize("key_frames_only", [False, True])

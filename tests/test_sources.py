@@ -77,6 +77,44 @@ def test_an_address_that_is_mistyped_is_told_what_it_should_be(text: str):
         parse_source(text)
 
 
+MISTYPED = (
+    "rtsp:/{}@10.0.0.5/s",
+    "{}@10.0.0.5/stream",
+    "rtsps:{}@10.0.0.5/s",
+    "rtsp//{}@10.0.0.5/s",
+    "//{}@10.0.0.5/s",
+    "rtsp//{}*@10.0.0.5/s",
+    "door=rtsp//{}@10.0.0.5/s",
+    "htp://{}@10.0.0.5/s",
+)
+
+
+@pytest.mark.parametrize("text", MISTYPED)
+def test_a_mistyped_address_is_refused_without_its_password(text: str):
+    text = text.format(f"admin:{PASSWORD}")
+    with pytest.raises(SourceError) as caught:
+        expand_sources([text])
+    assert PASSWORD not in str(caught.value)
+    assert PASSWORD not in redact(f"cannot open {text}: refused")
+    assert PASSWORD not in redact_url(text)
+
+
+def test_a_folder_whose_name_looks_like_a_login_is_read(tmp_path: Path):
+    folder = tmp_path / "12:30@gate"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"\0video")
+    ((name, source),) = expand_sources([str(folder)])
+    assert (name, source.location) == ("a", str(folder / "a.mp4"))
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+def test_a_port_that_does_not_exist_is_refused(port: int):
+    with pytest.raises(SourceError, match=f"no port {port}; ports go from 1 to 65535") as caught:
+        parse_source(f"rtsp://admin:{PASSWORD}@h:{port}/x")
+    assert PASSWORD not in str(caught.value)
+    assert parse_source("rtsp://h:65535/x").live
+
+
 @pytest.mark.parametrize(
     ("text", "host", "path"),
     [("rtsp://h/cam@1", "h", "/cam@1"), ("rtsp://h:554/cam@1", "h", "/cam@1")],
