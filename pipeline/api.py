@@ -49,6 +49,7 @@ def run(
         SourceError: A source cannot be used, or there is none.
         CaptionerError: The model cannot be loaded.
         OutputError: The output directory cannot be written.
+        HealthError: ``metrics.port`` is taken, or ``metrics.host`` is none of this machine's.
 
     """
     redact_loggers()

@@ -24,6 +24,7 @@ from pipeline.metrics import RunParts
 from pipeline.outputs import CameraSource, Encoders, OutputSet, RunSummary, write_summary
 from pipeline.outputs.files import check_directory
 from pipeline.outputs.report import REPORT_FILES
+from pipeline.outputs.screen import Screen
 from pipeline.outputs.stage import Sink
 from pipeline.outputs.view import View
 from pipeline.redaction import redact
@@ -47,7 +48,9 @@ class Run:
     def __init__(self, setup: Setup, view: View | None = None) -> None:
         self.setup = setup
         self.config, self.specs, self.rules = setup.config, setup.specs, setup.rules
-        self.view: View = view or Printer()
+        # Nobody waits for what is shown, but recordings for a slow reader: he is to have it all.
+        live = any(spec.source.live for spec in setup.specs)
+        self.view = Screen(view or Printer(), waits=not live)
         self._cameras = {spec.name: spec for spec in self.specs}  # with those removed by a reload
         self._reloader: Reloader | None = None
         self._stack = ExitStack()
@@ -103,6 +106,13 @@ class Run:
 
         """
         self._started_s = time.monotonic()
+        self.view.start()
+        try:
+            return self._run_to_its_end()
+        finally:
+            self.view.close()
+
+    def _run_to_its_end(self) -> RunSummary:
         error = self._watch_and_drain()
         self._show_progress()
         try:
@@ -117,12 +127,19 @@ class Run:
             sys.stderr.write(
                 f"{count} events could not be sent to {sink}; a run with the store {where} does\n"
             )
-        summary = self._summary(tuple(files), error)
+        self.view.drain()
+        summary = self._summary(tuple(files), error or self._what_was_lost())
         write_summary(self.config.output.directory, summary)
         self._remember_report()
         self._marks.mark_whole(files)
-        self._outputs.clear_up(self._complete(), self._unread())
+        self._outputs.clear_up(self._whole(), self._unread())
         return summary
+
+    def _what_was_lost(self) -> StageFailed | None:
+        """What no stage could know: where there was nobody to read, no room to write."""
+        lost = [self.view.error, self._outputs.missing_told()]
+        told = "; ".join(str(each) for each in lost if each is not None)
+        return StageFailed(f"outputs: {told}") if told else None
 
     def _remember_report(self) -> None:
         """Note where the report is, for ``search --play``."""
@@ -204,6 +221,8 @@ class Run:
             chain.rule_stage,
             services.store,
             services.publishers,
+            self._outputs,
+            self.view,
         )
 
     def _begin_or_resume(self) -> None:
@@ -225,8 +244,9 @@ class Run:
     def _finish(self, camera: str) -> None:
         """Write a recording's files, and only then note that it is done."""
         alerts = self._outputs.finish(camera)
-        self._marks.mark(camera, self.chain.accounting.camera(camera), alerts)
-        self._outputs.drop_journal(camera)
+        if not self._outputs.lacks(camera):  # else a resumed run watches it again
+            self._marks.mark(camera, self.chain.accounting.camera(camera), alerts)
+            self._outputs.drop_journal(camera)
         self.view.ended(camera)
 
     def _apply(self, setup: Setup, found: Differences) -> None:
@@ -272,6 +292,8 @@ class Run:
         self.view.camera_event(event)
 
     def _on_poll(self) -> None:
+        if self.view.error is not None:
+            raise StageFailed(f"outputs: {self.view.error}")
         self._camera_events.retry()
         if self.services.server is not None:
             self.services.server.revive()
@@ -293,6 +315,14 @@ class Run:
         ended = self._marks.done.keys() | (set() if self._interrupted else self._ended)
         return {
             spec.name: spec.source.live or spec.name in ended for spec in self._cameras.values()
+        }
+
+    def _whole(self) -> dict[str, bool]:
+        """Of :meth:`_complete` those that a resumed run does not watch again."""
+        live = {spec.name for spec in self._cameras.values() if spec.source.live}
+        return {
+            name: complete and (name in live or not self._outputs.lacks(name))
+            for name, complete in self._complete().items()
         }
 
     def _unread(self) -> set[str]:

@@ -144,7 +144,10 @@ class Batcher:
         return False
 
     def _due(self, stamp: FrameStamp) -> bool:
-        rules = self._lanes[stamp.camera]
+        rules = self._lanes.get(stamp.camera)
+        if rules is None:  # removed since it was looked at: the captioner gives its slot back
+            self._schedules.pop(stamp.camera, None)
+            return False
         rate = rules.captions_per_second
         schedule = self._schedules.get(stamp.camera)
         if schedule is None or schedule.captions_per_second != rate:  # new, or changed by a reload

@@ -50,10 +50,19 @@ _PATIENCE_BATCHES = 20
 # would ever answer on a machine that has become slower than it was at the start.
 _MOST_PATIENCE = 16.0
 _MOST_SILENCES = 6  # one after the other: it takes all its time, so no budget of restarts ends it
+_FIRST_RETRY_S = 0.5
+_LONGEST_RETRY_S = 4.0
 
 
 class CaptionerError(Exception):
-    """The captioner cannot go on; the text is one sentence for people."""
+    """The captioner cannot go on; the text is one sentence for people.
+
+    ``passing`` says that a further start may bring what this one has not.
+    """
+
+    def __init__(self, sentence: str, *, passing: bool = False) -> None:
+        super().__init__(sentence)
+        self.passing = passing
 
 
 class FrameKeeper(Protocol):
@@ -103,13 +112,21 @@ class CaptionerProcess:
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=serve, args=(theirs, self._options), name="watchword-captioner", daemon=True
         )
-        # Ctrl-C goes to the whole foreground group; only the main process may act on it.
-        with _interrupt_blocked():
-            self._process.start()
-        theirs.close()
+        try:
+            # Ctrl-C goes to the whole foreground group; only the main process may act on it.
+            with _interrupt_blocked():
+                process.start()
+        except OSError as error:  # no memory, or no process more, just now
+            self.kill()
+            raise CaptionerError(
+                f"the captioner process cannot be started: {error.strerror or error}", passing=True
+            ) from error
+        finally:
+            theirs.close()
+        self._process = process
         reply = self._receive(LOAD_TIMEOUT_S)
         if reply is None and first and self._process.is_alive():
             log.warning("%s; waiting on", _NOT_LOADED)
@@ -120,11 +137,12 @@ class CaptionerProcess:
         hung = self._process.is_alive()
         self.kill()
         if isinstance(reply, Failure):
-            raise CaptionerError(reply.message)
+            # A model that is missing or damaged stays so; memory that others hold comes back.
+            raise CaptionerError(reply.message, passing="out of memory" in reply.message.lower())
+        if hung:  # another such wait, and the run would be taken to stand still
+            raise CaptionerError(_NOT_LOADED)
         raise CaptionerError(
-            _NOT_LOADED
-            if hung
-            else "the captioner ended while loading its model; run `doctor` to see why"
+            "the captioner ended while loading its model; run `doctor` to see why", passing=True
         )
 
     def _learn(self, ready: Ready) -> None:
@@ -317,7 +335,20 @@ class CaptionerStage:
         log.warning("%s; starting it again", failure.message)
         self._process.kill()
         self._known.clear()
-        self.ready = self._process.start()
+        self.ready = self._started_again()
+
+    def _started_again(self) -> Ready:
+        """Start the child, also where that fails at first; each try is of the budget."""
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return self._process.start()
+            except CaptionerError as error:
+                if not error.passing or not self._budget.spend(time.monotonic()):
+                    raise
+                log.warning("%s; starting it again in %g s", error, retry_s)
+            time.sleep(retry_s)
+            retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
 
 
 def _due_refs(batch: Batch) -> list[FrameRef]:

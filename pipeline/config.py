@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
     "StoreConfig",
     "WebhookConfig",
     "load_config",
+    "signing_key",
 ]
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -42,6 +44,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 # A camera's name becomes a file name, a Redis key and a metric label.
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_KEY_PREFIX = "whsec_"
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::(\d{1,5}))?")
 
 
@@ -161,6 +164,27 @@ class RedisConfig(Strict):
     timeout_s: PositiveFloat = 2.0
 
 
+def signing_key(secret: str) -> bytes:
+    """Give the key that a webhook's secret stands for: base64 after ``whsec_``, else its text.
+
+    Raises:
+        ValueError: After ``whsec_`` comes no base64, or nothing; the text does not show the secret.
+
+    """
+    if not secret.startswith(_KEY_PREFIX):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix(_KEY_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not key:
+        raise ValueError(
+            f"a webhook's secret that begins with {_KEY_PREFIX} is base64 after that; copy all of "
+            "it, with each = at its end"
+        )
+    return key
+
+
 class WebhookConfig(Strict):
     """A URL that events are posted to."""
 
@@ -173,6 +197,13 @@ class WebhookConfig(Strict):
     snapshot: bool = False
     """Whether the picture comes along, as base64 in ``data.snapshot_jpeg``."""
     timeout_s: PositiveFloat = 5.0
+
+    @field_validator("secret")
+    @classmethod
+    def _is_a_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            signing_key(secret.get_secret_value())
+        return secret
 
     @field_validator("url")
     @classmethod

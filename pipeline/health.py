@@ -11,6 +11,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
+from pipeline.errors import WrongUse
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
@@ -20,7 +22,7 @@ Checks = Mapping[str, Callable[[], str | None]]
 """By name, what must hold: None when it does, else one sentence, free of secrets."""
 
 
-class HealthError(ValueError):
+class HealthError(WrongUse):
     """The health endpoint cannot be opened: one sentence with what to do."""
 
 

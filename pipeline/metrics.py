@@ -18,6 +18,8 @@ from pipeline.alerts.publisher import Publishers
 from pipeline.capture import Capture
 from pipeline.ledger import Ledger
 from pipeline.messages import Alert, Caption, FrameRef
+from pipeline.outputs import OutputSet
+from pipeline.outputs.screen import Screen
 from pipeline.rules.stage import RuleStage
 from pipeline.store import REDIS, Store
 from pipeline.supervisor import Supervisor
@@ -39,6 +41,8 @@ class RunParts:
     rules: RuleStage
     store: Store
     publishers: Publishers
+    outputs: OutputSet
+    screen: Screen
 
 
 class Metrics:
@@ -123,6 +127,7 @@ class _Books:
         yield from self._cameras()
         yield from self._alerts()
         yield from self._sinks()
+        yield from self._lost()
         depth = _gauge("queue_depth", "Items that wait for a stage or are in it.", "stage")
         for health in self._parts.supervisor.health():
             depth.add_metric([health.stage], health.queued)
@@ -182,6 +187,15 @@ class _Books:
             waiting.add_metric([sink], self._parts.store.depth(sink))
             failures.add_metric([sink], count)
         yield from (waiting, failures)
+
+    def _lost(self) -> Iterator[Metric]:
+        missing = _counter("output_lost", "Not written to files.", "camera", "what", "reason")
+        for labels, count in self._parts.outputs.missing().items():
+            missing.add_metric(list(labels), count)
+        unseen = _counter("screen_dropped", "Not shown: nobody read fast enough.", "what")
+        for what, count in self._parts.screen.dropped().items():
+            unseen.add_metric([what], count)
+        yield from (missing, unseen)
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:

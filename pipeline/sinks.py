@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from pipeline.alerts import RedisSink, encode_alert, encode_camera_event
@@ -15,6 +17,12 @@ __all__ = ["CaptionChannel", "Printer"]
 
 class Printer:
     """View for ``run --json``: one JSON object a line on stdout."""
+
+    def give_up(self) -> bool:
+        """Print nothing more: a script that has stopped reading must not keep the run for ever."""
+        # Whoever is stuck in stdout holds its lock, and the end of the program would wait for it.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the very end
+        return True
 
     def caption(self, caption: Caption) -> None:
         """Print a caption line."""

@@ -46,6 +46,7 @@ class Telemetry:
                     "model": self._model,
                     "redis": self._redis,
                     "store": self._store,
+                    "outputs": self._outputs,
                     "cameras": self._cameras,
                 },
             )
@@ -85,6 +86,9 @@ class Telemetry:
         if self._parts.store.short_of_space:
             return "the disk is nearly full: alerts are written, captions are not archived"
         return None
+
+    def _outputs(self) -> str | None:
+        return None if self._parts is None else self._parts.outputs.problem
 
     def _cameras(self) -> str | None:
         if self._parts is None:

@@ -1,15 +1,25 @@
-"""What the captioner child fills into captions for the rules."""
+"""What the captioner child fills into captions for the rules, and how it is started again."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_stages import Frames
 
+from pipeline.batcher import Batch
+from pipeline.captioner import CaptionerProcess, CaptionerStage
 from pipeline.captioner_evidence import EvidenceSource
-from pipeline.messages import Concept, Region
+from pipeline.captioner_messages import CaptionerOptions
+from pipeline.ledger import Ledger
+from pipeline.messages import Concept, FrameRef, FrameStamp, Region
+from pipeline.restarts import RestartBudget
 
 WINDOWS: list[tuple[Any, Sequence[float]]] = [(None, [0.0]), (None, [1.0])]
 
@@ -51,3 +61,40 @@ def test_nothing_asked_costs_nothing() -> None:
         score_windows = detect_windows
 
     assert len(EvidenceSource(Costly(), (), ()).of(WINDOWS)) == 2
+
+
+class Loaded:
+    """As much of a model as a start asks for."""
+
+    input_size, identity, device, runtime = 8, "fake", "cpu", "none"
+
+
+def dies_the_second_time(model: str, **_: object) -> Loaded:
+    """In the child; ``model`` is a file in which the starts are counted."""
+    with Path(model).open("a") as starts:
+        starts.write("x")
+    if Path(model).read_text() == "xx":
+        os._exit(137)  # as a process that the kernel ends for want of memory
+    return Loaded()
+
+
+@pytest.mark.fault
+def test_a_captioner_that_dies_while_it_is_started_again_is_started_once_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = tmp_path / "starts"
+    options = CaptionerOptions(f"{__name__}:dies_the_second_time", str(starts))
+    process = CaptionerProcess(options, 30.0)
+    stage = CaptionerStage(process, Frames(), Ledger(), RestartBudget(5, 60.0))
+    stamp = FrameStamp("c", 0, datetime.now(timezone.utc), 0)
+    try:
+        stage.ready = process.start()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        batch = Batch((FrameRef(stamp, 0, 1, 1),), (False,))
+        assert list(stage.process([batch])) == []
+    finally:
+        process.kill()
+    assert starts.read_text() == "xxx"
+    assert stage.ready is not None
+    assert "ended while loading its model" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rtsp_server import RtspServer, free_port
 from waiting import until
 
+import run_stream
 from pipeline.health import HealthError, HealthServer
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +48,8 @@ NAMES = {
     "publish_failures",
     "sink_waiting",
     "sink_failures",
+    "output_lost",
+    "screen_dropped",
 }
 
 
@@ -75,6 +79,21 @@ def test_pages_say_what_fails_and_metrics_are_prometheus_text():
             HealthServer("127.0.0.1", server.port, registry, {}, {})
     finally:
         server.close()
+
+
+def test_a_port_that_is_taken_is_one_line_and_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit) as left:
+            run_stream.main(
+                ["run", str(CLIPS / "bikes.mp4"), "--metrics-port", port, "--output", str(tmp_path)]
+            )
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"127.0.0.1:{port}" in line
+    assert "choose another metrics.port" in line
 
 
 def samples(port: int) -> dict[tuple[str, str], float]:

@@ -1,5 +1,6 @@
 """Output files: what goes in comes out, whole or not at all, also after a kill."""
 
+import errno
 import html
 import itertools
 import json
@@ -11,7 +12,9 @@ import sys
 import textwrap
 import tracemalloc
 from datetime import datetime, timedelta, timezone
+from io import FileIO
 from pathlib import Path
+from typing import ClassVar
 
 import pysubs2
 import pytest
@@ -326,6 +329,93 @@ def test_a_full_disk_while_running_is_said(tmp_path: Path) -> None:
     (tmp_path / "lobby.part").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="the disk is full"):
         output.caption(caption(1.0, "a dog"))
+
+
+class Disk(FileIO):
+    """A file on a disk that has room for ``room`` bytes; a torn line may be left on it."""
+
+    room: ClassVar[int] = 10**9
+    keeps_torn_lines: ClassVar[bool] = False
+
+    def write(self, line: bytes) -> int:
+        written = super().write(line[: Disk.room])
+        Disk.room -= written
+        if written == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written
+
+    def truncate(self, size: int | None = None) -> int:
+        if Disk.keeps_torn_lines and Disk.room == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().truncate(size)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> type[Disk]:
+    monkeypatch.setattr("pipeline.outputs.journal.FileIO", Disk)
+    monkeypatch.setattr(Disk, "room", 10**9)
+    monkeypatch.setattr(Disk, "keeps_torn_lines", False)
+    return Disk
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_disk_that_is_full_for_a_while_makes_a_gap_and_ends_nothing(
+    tmp_path: Path,
+    disk: type[Disk],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    torn: bool,
+) -> None:
+    monkeypatch.setattr("pipeline.outputs.gaps._QUIET_S", 0.0)
+    disk.keeps_torn_lines = torn
+    outputs = OutputSet(tmp_path, [CameraSource("lobby"), CameraSource("gate")], ("jsonl", "vtt"))
+    outputs.caption(caption(1.0, "a dog"))
+    assert outputs.problem is None
+    disk.room = 100
+    for at in range(2, 6):
+        outputs.caption(caption(float(at), "a cat"))
+    outputs.alert(alert(6.0, AlertState.STARTED, 1, 6.0))
+    gone = CameraEvent("gate", CameraState.OFFLINE, "no frames", START, None, 0)
+    outputs.camera_event(gone)
+    assert "the disk is full" in (outputs.problem or "")
+    disk.room = 10**9
+    outputs.caption(caption(7.0, "a cow"))
+    outputs.caption(caption(7.0, "a cow", camera="gate"))
+    assert outputs.problem is None
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert ("Input/output error" if torn else "the disk is full; free some space") in said[0]
+    assert "can be written again" in said[1]
+    lost = {(key[0], key[1]): count for key, count in outputs.missing().items()}
+    assert lost == {
+        ("lobby", "captions"): 4, ("lobby", "alerts"): 1, ("gate", "camera events"): 1,
+    }  # fmt: skip
+    assert torn or {reason for _, _, reason in outputs.missing()} == {"disk_full"}
+    assert outputs.lacks("lobby")
+    assert "gate: camera events 1" in (outputs.missing_told() or "")
+    outputs.close()
+    lines = (tmp_path / "lobby.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["a dog", "a cow"]
+
+
+def test_a_disk_that_takes_a_line_now_and_then_is_told_once(
+    tmp_path: Path, disk: type[Disk], caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = OutputSet(tmp_path, [CameraSource("lobby")], ("jsonl",))
+    for at in range(10):
+        disk.room = 10**9 if at % 2 else 0
+        outputs.caption(caption(float(at), "a dog"))
+    assert len(caplog.records) == 1
+    assert outputs.missing() == {("lobby", "captions", "disk_full"): 5}
+
+
+def test_files_without_a_gap_say_nothing(tmp_path: Path) -> None:
+    outputs = OutputSet(tmp_path, [CameraSource("lobby")], ("jsonl",))
+    outputs.caption(caption(1.0, "a dog"))
+    outputs.picture(alert(1.0, AlertState.STARTED, 1, 1.0), b"no report shows it")
+    assert outputs.missing() == {}
+    assert outputs.missing_told() is None
+    assert not outputs.lacks("lobby")
 
 
 def test_a_directory_that_is_a_file_is_said(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import threading
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,6 +228,43 @@ def test_a_run_from_python_gives_everything_and_leaves_no_thread(
     assert set(threading.enumerate()) <= threads
     assert not multiprocessing.active_children()
     assert not list(Path("/dev/shm").glob(f"ww{os.getpid()}-*"))
+
+
+def test_a_gap_in_the_files_is_an_error_at_the_end_and_is_filled_by_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Full(FileIO):
+        """A journal on a disk that has no room for its third line."""
+
+        lines = 0
+
+        def write(self, line: bytes) -> int:
+            self.lines += 1
+            if self.lines == 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(line)
+
+    output = {"directory": str(tmp_path), "formats": ("jsonl",)}
+    given = {"output": output, "store": {"path": str(tmp_path / "store.sqlite3")}}
+    clip = f"car={CLIPS / 'carphone_pristine.mp4'}"
+    captions: list[Caption] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.outputs.journal.FileIO", Full)
+        first = run([clip], Config.model_validate(given), on_caption=captions.append)
+    assert first.error is not None
+    assert first.error.startswith("outputs: the files lack what could not be written: car: ")
+    assert "disk_full" in first.error
+    assert len(captions) == first.total.captioned == 4
+    assert len((tmp_path / "car.jsonl").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "summary.json").read_text())["error"] == first.error
+    again = Config.model_validate({**given, "output": {**output, "resume": True}})
+    second = run([clip], again, on_caption=captions.append)
+    assert second.error is None
+    assert len(captions) == 8, "what has a gap is not marked as done"
+    assert len((tmp_path / "car.jsonl").read_text().splitlines()) == 4
+    third = run([clip], again, on_caption=captions.append)
+    assert third.error is None
+    assert len(captions) == 8
 
 
 def test_an_error_in_a_callback_ends_the_run_and_is_told(tmp_path: Path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import CLIPS, DEMO_RULES, Program, assert_books_balance, json_lines, program
+from program import CLIPS, DEMO_RULES, ROOT, Program, assert_books_balance, json_lines, program
 from rtsp_server import RtspServer
 from waiting import until
 
@@ -107,6 +111,37 @@ def test_a_reader_that_goes_away_ends_the_run(live: Program):
     assert live.process.wait(60) == 1
     assert "Traceback" not in live.process.stderr.read()
     assert not live.left_behind()
+
+
+def test_a_reader_that_reads_no_more_holds_up_neither_files_nor_the_end(tmp_path: Path):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 1024)
+    os.set_blocking(writer, True)
+    out = tmp_path / "out"
+    command = ("run", f"car={CLIPS / 'carphone_pristine.mp4'}", "--output", out, "--json")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_stream.py"), *map(str, command)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        os.close(writer)
+        os.close(reader)
+    assert process.returncode == 1, said
+    assert "outputs: nobody reads the output; not shown: captions 4" in said
+    assert "Fatal" not in said
+    assert "Traceback" not in said
+    summary = json.loads((out / "summary.json").read_text())
+    assert_books_balance(summary)
+    assert len(json_lines((out / "car.jsonl").read_text())) == summary["total"]["windows"]["due"]
+    assert not (out / "car.part").exists()
 
 
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])

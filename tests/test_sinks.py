@@ -29,10 +29,11 @@ from pipeline.alerts import Publisher, encode_alert, encode_camera_event
 from pipeline.alerts.mqtt import MqttSink
 from pipeline.alerts.publisher import Publishers
 from pipeline.alerts.webhook import WebhookSink, signature
-from pipeline.config import Config, MqttConfig, WebhookConfig
+from pipeline.config import Config, MqttConfig, WebhookConfig, load_config
 from pipeline.errors import WrongUse
 from pipeline.messages import Alert, AlertState, CameraEvent, CameraState, FrameStamp
 from pipeline.store import Store
+from pipeline.yaml_models import ConfigError
 
 _AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 
@@ -229,6 +230,24 @@ def test_only_http_is_a_webhook_and_a_wrong_url_is_not_shown(url: str) -> None:
         _config(url)
     assert "input_value" not in str(caught.value)
     assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_abcde", "whsec_hunter2!", "whsec_hünter2"])
+def test_a_secret_that_cannot_sign_is_refused_when_loaded_and_not_shown(
+    secret: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"webhooks:\n  desk:\n    url: http://host/x\n    secret: {secret}\n")
+    with pytest.raises(ConfigError, match=r"4.*webhook's secret") as caught:
+        load_config(file)
+    assert secret == "whsec_" or secret.removeprefix("whsec_") not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["whsec_aHVudGVyMg==", "hunter2", "whsechunter2"])
+def test_a_secret_that_can_sign_is_taken(secret: str) -> None:
+    config = WebhookConfig.model_validate({"url": "http://host/x", "secret": secret})
+    assert config.secret is not None
+    assert signature(config.secret.get_secret_value(), "1", "2", b"").startswith("v1,")
 
 
 def test_secrets_are_in_no_text_of_the_configuration() -> None:

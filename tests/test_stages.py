@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.accounting import Accounting
-from pipeline.batcher import Batcher, LaneRules, WindowSchedule
-from pipeline.captioner import CaptionedFrame, CaptionerStage
+from pipeline.batcher import Batch, Batcher, LaneRules, WindowSchedule
+from pipeline.captioner import CaptionedFrame, CaptionerError, CaptionerStage
 from pipeline.captioner_messages import Answer, Failure, Ready, Request
 from pipeline.channel import Channel, ChannelClosed, Overflow
 from pipeline.frame_clock import TokenBucket
@@ -193,6 +193,25 @@ def test_stale_live_frames_are_dropped_released_and_counted(ages: list[float]):
     assert [ref.stamp.sequence for ref in kept] == sorted(ref.stamp.sequence for ref in kept)
 
 
+def test_a_camera_that_is_removed_while_its_frames_are_batched_ends_nothing():
+    lanes = {"c": LaneRules(1.0, 2.0), "d": LaneRules(1.0, 2.0)}
+    ledger, frames = Ledger(), Frames()
+    batcher = Batcher(lanes, frames.release, ledger, lambda: 0)
+    batcher.on_frame = (lambda ref: lanes.pop("c", None) and None,)  # as a reload in another thread
+    refs = [FrameRef(stamp(camera, 0, 0.0), slot, 1, 1) for slot, camera in enumerate("cd")]
+    (batch,) = batcher.process(refs)
+    assert dict(zip((ref.stamp.camera for ref in batch.refs), batch.due, strict=True)) == {
+        "c": False, "d": True,
+    }  # fmt: skip
+    captioner = CaptionerStage(Child([]), frames, ledger, RestartBudget(1, 60.0))  # type: ignore[arg-type]
+    list(captioner.process([batch]))
+    assert ledger.books("c").encoded == ledger.books("d").encoded == 1
+    assert ledger.books("c").windows == 0
+    assert refs[0] in frames.released
+    assert [*batcher.process(refs[:1])] == []
+    assert ledger.books("c").dropped == {"removed": 1}
+
+
 class Stuck(Doubler):
     """Hangs in its first item until it is let go."""
 
@@ -305,8 +324,11 @@ class Frames:
 class Child:
     """Stands for the captioner process: answers, or fails as told, batch by batch."""
 
-    def __init__(self, fates: Sequence[str]) -> None:
-        self._fates = iter(fates)
+    silences = 0
+
+    def __init__(self, fates: Sequence[str], starts: Sequence[CaptionerError | None] = ()) -> None:
+        self._fates, self._starts = iter(fates), iter(starts)
+        self.started = 0
 
     def ask(self, request: Request) -> Answer | Failure:
         fate = next(self._fates, "answer")
@@ -315,15 +337,56 @@ class Child:
         if fate == "die":
             return Failure("captioner_died", "the captioner process has died")
         due = [ref for ref, is_due in zip(request.refs, request.due, strict=True) if is_due]
-        return Answer(tuple(Caption(ref.stamp, "a man", -1.0) for ref in due))
+        return Answer(tuple(Caption(ref.stamp, "a man", -1.0) for ref in due), len(due))
 
     def start(self) -> Ready:
+        self.started += 1
+        if (failure := next(self._starts, None)) is not None:
+            raise failure
         return Ready(8, "model", "cpu", "eager")
 
     def kill(self) -> None:
         pass
 
     stop = kill
+
+
+DIED = CaptionerError("the captioner ended while loading its model", passing=True)
+DAMAGED = CaptionerError("the weights do not fit their checksum")
+
+
+@pytest.mark.parametrize(
+    ("starts", "budget", "tried", "told"),
+    [
+        ((None,), 5, 1, None),
+        ((DIED, DIED, None), 5, 3, None),
+        ((DIED,) * 9, 5, 5, "ended while loading"),
+        ((DIED, DAMAGED, None), 5, 2, "checksum"),
+        ((DAMAGED, None), 5, 1, "checksum"),
+        ((DIED, None), 1, 1, "ended while loading"),
+    ],
+)
+def test_a_captioner_that_fails_to_start_again_has_its_whole_budget(
+    starts: tuple[CaptionerError | None, ...],
+    budget: int,
+    tried: int,
+    told: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("pipeline.captioner.time.sleep", lambda seconds: None)
+    child, ledger, frames = Child(["die"], starts), Ledger(), Frames()
+    stage = CaptionerStage(child, frames, ledger, RestartBudget(budget, 60.0))  # type: ignore[arg-type]
+    refs = [FrameRef(stamp("c", number, number), number, 1, 1) for number in range(2)]
+    first, second = (Batch((ref,), (False,)) for ref in refs)
+    if told is None:
+        assert list(stage.process([first, second])) == []
+        assert ledger.books("c").encoded == 1
+    else:
+        with pytest.raises(CaptionerError, match=told):
+            list(stage.process([first, second]))
+    assert child.started == tried
+    assert ledger.books("c").failed == {"captioner_died": 1}
+    assert refs[0] in frames.released
 
 
 class Taker:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from pipeline.alerts.publisher import EventRefused, SinkError
-from pipeline.config import WebhookConfig
+from pipeline.config import WebhookConfig, signing_key
 from pipeline.store import OutboxEntry
 
 __all__ = ["WebhookSink", "signature"]
@@ -126,7 +126,6 @@ def signature(secret: str, event_id: str, timestamp: str, body: bytes) -> str:
 
     A ``secret`` that begins with ``whsec_`` is base64 after that; another is taken as it is.
     """
-    prefix = "whsec_"
-    key = base64.b64decode(secret[len(prefix) :]) if secret.startswith(prefix) else secret.encode()
     signed = b".".join((event_id.encode(), timestamp.encode(), body))
-    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    digest = hmac.new(signing_key(secret), signed, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.messages import Alert, CameraEvent, Caption
 from pipeline.outputs.camera import FORMATS, CameraOutput, camera_files
 from pipeline.outputs.camera_source import CameraSource, Encoders, Output
 from pipeline.outputs.files import OutputError, atomic_text
+from pipeline.outputs.gaps import Gaps
 from pipeline.outputs.lines import to_json_line
 from pipeline.outputs.report import write_report
 from pipeline.outputs.summary import CameraSummary, RunSummary
@@ -34,6 +35,8 @@ class OutputSet:
 
     A recording's files are written when it is over (:meth:`finish`), the others' and the report
     at the run's end. ``done`` are recordings whose files a run before has written.
+    What cannot be written while the run goes (a full disk) is told, counted and passed over:
+    only at a camera's end, when its files are made, is it an error.
 
     Raises:
         OutputError: The directory cannot be written, or two cameras would write the same file.
@@ -57,6 +60,7 @@ class OutputSet:
         self._encoders, self._done = encoders or Encoders(), frozenset(done)
         # Camera events come from the capture thread, captions and alerts from the output stage.
         self._lock = threading.Lock()
+        self._gaps = Gaps()
         self._outputs: dict[str, CameraOutput] = {}
         self._over: set[str] = set(done)
         self._written: dict[str, list[Path]] = {}
@@ -87,27 +91,40 @@ class OutputSet:
 
     def caption(self, caption: Caption) -> None:
         """Hand a caption to its camera's files."""
-        with self._lock:
-            if output := self._open(caption.stamp.camera):
-                output.caption(caption)
+        self._hand(caption.stamp.camera, "captions", lambda output: output.caption(caption))
 
     def alert(self, alert: Alert) -> None:
         """Hand an alert's revision to its camera's files."""
-        with self._lock:
-            if output := self._open(alert.stamp.camera):
-                output.alert(alert)
+        self._hand(alert.stamp.camera, "alerts", lambda output: output.alert(alert))
 
     def picture(self, alert: Alert, jpeg: bytes) -> None:
         """Hand an alert's snapshot to its camera's files."""
-        with self._lock:
-            if output := self._open(alert.stamp.camera):
-                output.picture(alert, jpeg)
+        camera = alert.stamp.camera
+        self._hand(camera, "pictures", lambda output: output.picture(alert, jpeg))
 
     def camera_event(self, event: CameraEvent) -> None:
         """Hand a camera's coming or going to its files."""
+        self._hand(event.camera, "camera events", lambda output: output.camera_event(event))
+
+    @property
+    def problem(self) -> str | None:
+        """Why what comes now is not written to the files, or None; any thread may ask."""
+        return self._gaps.problem
+
+    def missing(self) -> dict[tuple[str, str, str], int]:
+        """Count what the files lack, by camera, what it is, and reason; any thread may ask."""
         with self._lock:
-            if output := self._open(event.camera):
-                output.camera_event(event)
+            return dict(self._gaps.counts)
+
+    def lacks(self, camera: str) -> bool:
+        """Whether the files of a camera lack something that could not be written."""
+        with self._lock:
+            return self._gaps.of(camera)
+
+    def missing_told(self) -> str | None:
+        """Say in a sentence what the files lack; None where that is nothing."""
+        with self._lock:
+            return self._gaps.told()
 
     def finish(self, camera: str) -> dict[str, int]:
         """Write the files of a recording that is over; what still comes of it is passed over.
@@ -193,6 +210,19 @@ class OutputSet:
         for output, report in zip(read, reports, strict=True):
             written.extend(output.write_sheets(report))
         return written
+
+    def _hand(self, camera: str, what: str, hand: Callable[[CameraOutput], bool]) -> None:
+        with self._lock:
+            output = self._open(camera)
+            if output is None:
+                return
+            try:
+                written = hand(output)
+            except OutputError as error:
+                self._gaps.lost(camera, what, error)
+            else:
+                if written:
+                    self._gaps.written()
 
     def _open(self, camera: str) -> CameraOutput | None:
         return None if camera in self._over else self._outputs[camera]

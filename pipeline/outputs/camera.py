@@ -79,31 +79,33 @@ class CameraOutput:
         """Where the journal lies until :meth:`discard`."""
         return self._journal.path
 
-    def caption(self, caption: Caption) -> None:
-        """Journal a caption; one that is there already is passed over."""
-        self._journal.caption(self._at_s(caption.stamp), caption_line(caption))
+    def caption(self, caption: Caption) -> bool:
+        """Journal a caption; False for one that is there already: it is passed over."""
+        return self._journal.caption(self._at_s(caption.stamp), caption_line(caption))
 
-    def alert(self, alert: Alert) -> None:
-        """Journal one revision of an alert; a repeated one is passed over."""
+    def alert(self, alert: Alert) -> bool:
+        """Journal one revision of an alert; False for a repeated one: it is passed over."""
         record = {
             "kind": "alert",
             "at_s": round(self._at_s(alert.stamp), 6),
             "alert": alert_line(alert),
             "line": self.encoders.alert(alert),
         }
-        self._journal.event(f"{alert.id}:{alert.state.value}:{alert.revision}", record)
+        return self._journal.event(f"{alert.id}:{alert.state.value}:{alert.revision}", record)
 
-    def picture(self, alert: Alert, jpeg: bytes) -> None:
-        """Journal an alert's snapshot, where a file is to show it."""
-        if "report" in self.formats:
-            text = base64.b64encode(jpeg).decode("ascii")
-            record = {"kind": "picture", "alert_id": alert.id, "jpeg": text}
-            self._journal.event(f"{alert.id}:picture", record)
+    def picture(self, alert: Alert, jpeg: bytes) -> bool:
+        """Journal an alert's snapshot, where a file is to show it; else return False."""
+        if "report" not in self.formats:
+            return False
+        text = base64.b64encode(jpeg).decode("ascii")
+        record = {"kind": "picture", "alert_id": alert.id, "jpeg": text}
+        return self._journal.event(f"{alert.id}:picture", record)
 
-    def camera_event(self, event: CameraEvent) -> None:
-        """Journal a camera's coming or going."""
+    def camera_event(self, event: CameraEvent) -> bool:
+        """Journal a camera's coming or going; False for one that is there already."""
         key = f"{event.camera}:{event.state.value}:{event.since.isoformat()}"
-        self._journal.event(key, {"kind": "camera", "line": self.encoders.camera_event(event)})
+        record = {"kind": "camera", "line": self.encoders.camera_event(event)}
+        return self._journal.event(key, record)
 
     def close(self, complete: bool) -> list[Path]:
         """Write the files; the journal goes when ``complete``, else stays for whoever looks."""

@@ -16,6 +16,7 @@ __all__ = [
     "check_directory",
     "explained",
     "make_directory",
+    "reason_of",
     "temporary_beside",
 ]
 
@@ -32,8 +33,24 @@ _ADVICE = {
 }
 
 
+_REASONS = {
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "quota_used_up",
+    errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied",
+    errno.EROFS: "read_only",
+}
+
+
 class OutputError(Exception):
     """An output that cannot be written: one sentence with the path, the reason and the remedy."""
+
+
+def reason_of(error: OutputError) -> str:
+    """Name the reason in a word, for the books: ``disk_full``, ``read_only``, ``not_writable``."""
+    cause = error.__cause__
+    number = cause.errno if isinstance(cause, OSError) else None
+    return _REASONS.get(number or 0, "not_writable")
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Journal:
     _last_sequence: int = field(default=-1, init=False)
     _seen_events: dict[str, None] = field(default_factory=dict, init=False)  # oldest first
     _file: FileIO | None = field(default=None, init=False)
+    _whole_bytes: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if not self.keep:
@@ -59,7 +60,8 @@ class Journal:
         if self._file is None and not self.keep:
             with explained(self.path):
                 self._file = FileIO(self.path, "w")
-            self._append({"kind": "head", "version": JOURNAL_VERSION, "camera": self.camera})
+        if self._whole_bytes == 0 and not self.keep:  # also where there was no room for it before
+            self._write({"kind": "head", "version": JOURNAL_VERSION, "camera": self.camera})
 
     def caption(self, at_s: float, line: Mapping[str, Any]) -> bool:
         """Add a caption at ``at_s`` seconds; False for one that is there: a grabber began again."""
@@ -94,14 +96,21 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         self.begin()
+        self._write(record)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        """Add a line behind the last whole one: a torn one would hide all that follow it."""
         assert self._file is not None, "a journal that is kept is not written"
         line = to_json_line(record).encode("utf-8")
         with explained(self.path):
-            start = self._file.seek(0, os.SEEK_END)
+            if self._file.seek(0, os.SEEK_END) > self._whole_bytes:
+                self._file.truncate(self._whole_bytes)
+                self._file.seek(self._whole_bytes)
             written = self._file.write(line)
             if written != len(line):  # a disk that is nearly full takes a part of the line
-                self._file.truncate(start)
+                self._file.truncate(self._whole_bytes)
                 raise OSError(errno.ENOSPC, "only a part of a line could be written")
+            self._whole_bytes += written
 
 
 def read_journal(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:

@@ -93,6 +93,10 @@ class TerminalView:
     ) -> None:
         self.stop()
 
+    def give_up(self) -> bool:
+        """Never: whoever stopped a terminal comes back to it, and to the last table."""
+        return False
+
     def stop(self) -> None:
         """Leave the last table standing and draw no more."""
         if self._live is not None:

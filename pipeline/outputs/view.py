@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.messages import CameraEvent
 from pipeline.outputs.stage import Sink
 
-__all__ = ["View"]
+__all__ = ["Display", "View"]
 
 
 class View(Sink, Protocol):
@@ -24,3 +24,14 @@ class View(Sink, Protocol):
 
     def message(self, text: str) -> None:
         """Show a sentence about the run itself."""
+
+
+@runtime_checkable
+class Display(View, Protocol):
+    """A view on what somebody reads and may stop reading: a terminal, a pipe.
+
+    It is told from others by :meth:`give_up`; :mod:`pipeline.outputs.screen` calls it.
+    """
+
+    def give_up(self) -> bool:
+        """Nobody reads at the end: print nothing more, or return False to wait for the reader."""
