@@ -9,14 +9,16 @@ and ``pseudo`` captions clips that nobody captioned.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from models.captioner import Captioner
 from models.checkpoint import CheckpointError
-from models.encoders import EncoderError, build_encoder
+from models.encoders import Encoder, EncoderError, build_encoder
 from models.training import closer, export, lexicon, pseudo, refit, steady
 from models.training.config import TrainingConfig, TrainingConfigError, read_config
 from models.training.data import MapSource
@@ -33,6 +35,7 @@ from models.training.sources import (
     read_samples,
     refuse_missing,
 )
+from models.training.start import load_start
 
 log = logging.getLogger(__name__)
 
@@ -96,25 +99,35 @@ def _main() -> None:
 
 def _train(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
-    build_encoder(config.encoder).channels_after(config.frozen_stages)  # before hours of caching
+    start = load_start(config)
+    encoder = build_encoder(config.encoder) if start is None else start.encoder
+    encoder.channels_after(config.frozen_stages)  # refused now, and not after hours of caching
     processes = join_processes()
     if arguments.wandb and processes.leads:
         _log_to_wandb(arguments.wandb, config, arguments.output)
     samples = read_samples(arguments.data, config.data_sets)
     if arguments.fold:
         samples = leave_out(samples, *arguments.fold)
-    source = _maps(config, arguments.data, arguments.cache, _seen(samples, config), processes)
-    Trainer(config, samples, source, arguments.output, processes).run()
+    wanted = _seen(samples, config)
+    source = _maps(config, arguments.data, arguments.cache, wanted, processes, start)
+    Trainer(config, samples, source, arguments.output, processes, start).run()
     processes.leave()
 
 
 def _maps(
-    config: TrainingConfig, data: Path, caches: Path, wanted: set[str], processes: Processes
+    config: TrainingConfig,
+    data: Path,
+    caches: Path,
+    wanted: set[str],
+    processes: Processes,
+    start: Captioner | None = None,
 ) -> MapSource:
-    """Maps of what is wanted, and of more where a cache has it."""
+    """Maps of what is wanted, and of more where a cache has it; by the lower stages of a start."""
+    encoder = None if start is None else copy.deepcopy(start.encoder)
     if config.live_views:
-        return LiveMaps.read(data, wanted, config)
-    cache = _cache(config, data, caches / config.cache.name, processes)
+        return LiveMaps.read(data, wanted, config, encoder)
+    name = config.cache.name if start is None else f"{config.cache.name}-{start.identity}"
+    cache = _cache(config, data, caches / name, processes, encoder)
     refuse_missing(data, wanted, cache.index)
     return cache
 
@@ -141,7 +154,13 @@ def _log_to_wandb(project: str, config: TrainingConfig, folder: Path) -> None:
     wandb.init(project=project, config=asdict(config), dir=folder, sync_tensorboard=True)
 
 
-def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processes) -> FeatureCache:
+def _cache(
+    config: TrainingConfig,
+    data: Path,
+    folder: Path,
+    processes: Processes,
+    encoder: Encoder | None,
+) -> FeatureCache:
     """Open the cache; where there is none the leader builds it and the others wait.
 
     One of other pictures, or of the same before they were changed, is built anew.
@@ -150,8 +169,8 @@ def _cache(config: TrainingConfig, data: Path, folder: Path, processes: Processe
         try:
             cache = open_cache(folder)
         except FileNotFoundError:
-            return build_cache(data, folder, config.cache)
+            return build_cache(data, folder, config.cache, encoder=encoder)
         if cache.pictures == pictures_digest(data, config.data_sets):
             return cache
         log.warning("%s is of other pictures, or they have changed: built anew", folder)
-        return build_cache(data, folder, config.cache)
+        return build_cache(data, folder, config.cache, encoder=encoder)

@@ -73,6 +73,8 @@ class TrainingConfig:
     """Splits that are learnt from; with ``val`` among them what validation says is no judgement."""
     words_from: tuple[Split, ...] = ("train",)
     """Splits whose captions make the vocabulary: teachers and their pupil need the same."""
+    start: str = ""
+    """A shipped name or a checkpoint folder to begin from (:mod:`models.training.start`)."""
     teachers: tuple[str, ...] = ()
     """Checkpoints whose mean opinion of each next word is learnt too, in the joint epochs."""
     teacher_weight: Share = 0.5

@@ -53,7 +53,13 @@ class LiveMaps:
         self.views = views
 
     @classmethod
-    def read(cls, root: Path, keys: Collection[str], config: TrainingConfig) -> LiveMaps:
+    def read(
+        cls,
+        root: Path,
+        keys: Collection[str],
+        config: TrainingConfig,
+        encoder: Encoder | None = None,
+    ) -> LiveMaps:
         """Read pictures and clips below ``root`` by key into memory, on CUDA where there is one.
 
         Raises:
@@ -66,8 +72,9 @@ class LiveMaps:
         for key, frames in tqdm(pictures, "reading", unit=" pictures", mininterval=10):
             same = [torch.from_numpy(to_square(f, config.input_size).copy()) for f in frames]
             squares[key] = torch.stack(same).permute(0, 3, 1, 2).contiguous()
-        encoder = build_encoder(config.encoder)
-        load_imagenet_weights(encoder)
+        if encoder is None:
+            encoder = build_encoder(config.encoder)
+            load_imagenet_weights(encoder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(squares, encoder, config.frozen_stages, config.views, device)
 

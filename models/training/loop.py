@@ -37,6 +37,7 @@ from models.training.losses import CiderReward
 from models.training.parallel import ALONE, Processes
 from models.training.readout import OutOfFold, choose_thresholds, fit_readout, readout_samples
 from models.training.sources import DataError, Sample
+from models.training.start import with_words
 from models.training.steps import Steps, Targets
 from models.training.teachers import Teachers
 from models.training.trained import CaptionerTraining
@@ -82,7 +83,9 @@ class Trainer:
         source: MapSource,
         folder: Path,
         processes: Processes = ALONE,
+        start: Captioner | None = None,
     ) -> None:
+        torch.manual_seed(config.seed)
         self.config = config
         self.processes = processes
         self.source = source
@@ -91,13 +94,15 @@ class Trainer:
         captions = [c for s in self.train if not s.clip for c in s.captions]
         spoken = [_neutral(s) for s in samples if s.split in config.words_from]
         self.vocabulary = _vocabulary(spoken, config.min_word_count)
+        concepts = concept_words(captions, config.concept_min_count)
+        self.start = start if start is None else with_words(start, self.vocabulary.said)
+        if self.start is not None:
+            self.vocabulary, concepts = self.start.vocabulary, [*self.start.concept_words]
         self.reward = CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
         judged = held_out(samples, config.validate_on)
         log.info("%d samples to learn from, %d to judge by", len(self.train), len(judged))
         self.validation = Validation(judged, source, self.vocabulary, self.reward)
-        self.labels = ConceptLabels(
-            concept_words(captions, config.concept_min_count), config.hazard_weight
-        )
+        self.labels = ConceptLabels(concepts, config.hazard_weight)
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = self._encoder()
@@ -113,6 +118,7 @@ class Trainer:
         self.out_of_fold: OutOfFold = {}
         self._captions_at_length = LONGEST if self.device.type == "cuda" else None
         self._of = _training_of(config, self.train, self.vocabulary, self.labels.words)
+        self._of["the checkpoint it begins from"] = "" if start is None else start.identity
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -176,18 +182,19 @@ class Trainer:
         nn.ModuleList(ours).load_state_dict(plain_state(averaged.upper))
         if encoder.evidence is not None and averaged.evidence is not None:
             encoder.evidence.load_state_dict(averaged.evidence.state_dict())
-        save_checkpoint(
-            folder,
-            Captioner(
-                encoder,
-                averaged.decoder,
-                self.vocabulary,
-                self.config.input_size,
-                self._concepts(),
-            ),
+        captioner = Captioner(
+            encoder,
+            averaged.decoder,
+            self.vocabulary,
+            self.config.input_size,
+            self._concepts(),
         )
+        captioner.closer = None if self.start is None else self.start.closer
+        save_checkpoint(folder, captioner)
 
     def _concepts(self) -> ConceptVocabulary:
+        if self.start is not None:
+            return self.start.concepts
         config = self.config
         chosen = choose_thresholds(
             self.train,
@@ -280,6 +287,8 @@ class Trainer:
         return module
 
     def _encoder(self) -> Encoder:
+        if self.start is not None:
+            return copy.deepcopy(self.start.encoder)
         encoder = build_encoder(self.config.encoder)
         load_imagenet_weights(encoder)
         if self.config.evidence_branch:
@@ -287,6 +296,8 @@ class Trainer:
         return encoder
 
     def _decoder(self) -> Decoder:
+        if self.start is not None:
+            return copy.deepcopy(self.start.decoder)
         config = DecoderConfig(
             len(self.vocabulary),
             self.encoder.feature_size,
