@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
@@ -26,6 +26,7 @@ from pipeline.commands.doctor import doctor
 from pipeline.commands.run import run
 from pipeline.commands.search import search
 from pipeline.commands.subscribe import subscribe
+from pipeline.log_lines import LogLines
 from pipeline.outputs import OutputError
 from pipeline.redaction import RedactingFilter, log_uncaught, redact
 from pipeline.slots import SharedMemoryFull
@@ -84,14 +85,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _guarded(arguments: list[str]) -> int:
+    code, said = _run(arguments)
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # what was logged comes before how it ended
+    for line in redact(said).splitlines():
+        sys.stderr.write(f"watchword: {line}\n")
+    return code
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """Run a command: its exit code, and what is to be said of how it ended."""
+    said = ""
     try:
         _set_up_logging()
         left = app(_with_a_command(arguments), standalone_mode=False)
-        return left if isinstance(left, int) else ExitCode.DONE
+        code = left if isinstance(left, int) else ExitCode.DONE
     except SystemExit as left_by:  # how completion ends
-        return left_by.code if isinstance(left_by.code, int) else ExitCode.FAILED
+        code = left_by.code if isinstance(left_by.code, int) else ExitCode.FAILED
     except (KeyboardInterrupt, typer.Abort):
-        return ExitCode.INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except typer.TyperException as error:
         said, code = _as_one_line(error), ExitCode.WRONG_USE
     except (ConfigError, SourceError, OutputError, WrongUse, ModelsError, AuditError) as error:
@@ -101,9 +113,7 @@ def _guarded(arguments: list[str]) -> int:
         code = ExitCode.WRONG_USE if "no model" in said else ExitCode.FAILED
     except (StageFailed, StoreError, EmbeddedRedisError, SharedMemoryFull) as error:
         said, code = str(error), ExitCode.FAILED
-    for line in redact(said).splitlines():
-        sys.stderr.write(f"watchword: {line}\n")
-    return code
+    return code, said
 
 
 def _as_one_line(error: typer.TyperException) -> str:
@@ -124,16 +134,8 @@ def _with_a_command(given: list[str]) -> list[str]:
     return ["run", *given]
 
 
-class _StderrAsItIs(logging.StreamHandler[TextIO]):
-    """Writes to what ``sys.stderr`` is now: a live table puts such lines above itself."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-
 def _set_up_logging() -> None:
-    handler = _StderrAsItIs()
+    handler = LogLines()
     handler.addFilter(RedactingFilter())
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     level = os.environ.get("WATCHWORD_LOG", "WARNING").upper()
