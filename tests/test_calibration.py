@@ -95,6 +95,18 @@ def test_a_bad_label_says_where(tmp_path: Path) -> None:
         read_labels(path)
 
 
+@pytest.mark.parametrize("key", ["from_time", "to_time"])
+def test_a_label_with_a_time_in_no_zone_is_refused(tmp_path: Path, key: str) -> None:
+    times = {"from_time": "2026-01-05T12:00:00Z", "to_time": "2026-01-05T12:01:00+01:00"}
+    line = {"camera": "a", "tags": ["fire"], **times}
+    path = tmp_path / "labels.jsonl"
+    path.write_text(json.dumps(line), encoding="utf-8")
+    assert len(read_labels(path)) == 1
+    path.write_text(json.dumps({**line, key: "2026-01-05T12:00:00"}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"labels.jsonl:1: .*'{key}' needs an offset: end it"):
+        read_labels(path)
+
+
 def test_the_timelines_of_the_alert_benchmark_label_themselves() -> None:
     street = Footage(Path("a"), "clip", "s", "x")
     smoking = Footage(Path("b"), "clip", "s", "x", frozenset({"smoke"}))

@@ -6,8 +6,11 @@ import contextlib
 import re
 import ssl
 import stat
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -119,6 +122,32 @@ def test_acl_user_with_the_documented_rights(server: EmbeddedRedis, store: Store
     with connect(url, 1.0) as client:
         assert [record.id for record in Reviewer(client).list()] == ["a1"]
         assert Reviewer(client).acknowledge("a", "ann").revision == 1
+
+
+def test_an_alert_can_be_answered_when_its_picture_has_gone(
+    server: EmbeddedRedis, store: Store
+) -> None:
+    week_s, revisions = 7 * 24 * 3600, count(1)
+
+    def publish(alert_id: str, snapshot_ttl_s: int) -> None:
+        _record(store, alert_id)
+        (entry,) = store.pending()
+        store.mark_published(entry.seq)
+        sink = RedisSink(RedisConfig(timeout_s=0.5, snapshot_ttl_s=snapshot_ttl_s), server.url)
+        sink.send(replace(entry, id=f"{entry.id}{next(revisions)}"))
+        sink.close()
+
+    publish("a1", 1)
+    with connect(server.url, 1.0) as client:
+        client.zadd("watchword:alert_ids", {"a1": time.time() - 3600})  # begun an hour ago
+        publish("a2", 1)
+        assert {record.id for record in Reviewer(client).list()} == {"a1", "a2"}
+        assert Reviewer(client).acknowledge("a1", "ann").revision == 1
+        assert week_s - 60 < client.ttl("watchword:alert:a1") <= week_s
+        publish("a1", 4 * week_s)
+        assert client.ttl("watchword:alert:a1") > 4 * week_s - 60
+        publish("a1", 1)
+        assert client.ttl("watchword:alert:a1") > 4 * week_s - 60, "never less than it had"
 
 
 def test_wrong_password_waits_and_is_not_shown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 from waiting import until
@@ -43,6 +47,8 @@ from pipeline.messages import (
     ReviewState,
 )
 from pipeline.rules import ReviewBook, RuleEngine, load_rules
+from pipeline.rules.ruleset import make_rules
+from pipeline.rules.schema import RulesFile
 from pipeline.rules.stage import RuleStage, RuleStagePorts
 from pipeline.store import Store
 from run_stream import app
@@ -197,6 +203,70 @@ def test_snooze_of_globs_holds_a_camera_from_its_first_caption(desk: Desk, clock
     desk.reviews.append(("1-2", lifted))
     clocks.go(1)
     assert _states(desk.see("a dog", "gate")) == ["started"]
+
+
+SUBJECTS = st.tuples(
+    st.sampled_from(["yard1", "yard*", "*", "front"]), st.sampled_from(["dogs", "cats", "*"])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("snooze"), SUBJECTS, st.integers(0, 50)),
+            st.tuples(st.just("go"), st.integers(1, 40)),
+            st.tuples(st.sampled_from(["look", "restart", "reload"])),
+        ),
+        max_size=12,
+    )
+)
+def test_of_several_snoozes_the_longest_holds_and_none_outlasts_its_end(
+    actions: list[tuple[Any, ...]],
+) -> None:
+    rules = make_rules(RulesFile.model_validate(yaml.safe_load(_RULES)))
+    clocks = Clocks()
+    book = ReviewBook(rules, None, clocks.wall, clocks.monotonic_s)
+    engine = RuleEngine(rules)
+    until: dict[tuple[str, str], datetime] = {}
+
+    def look() -> None:
+        for camera in ("yard1", "yard2", "front"):
+            stamp = FrameStamp(camera, 1, clocks.at, int(clocks.steady_s * 1e9), None)
+            book.tell_snoozes(engine, stamp)
+            found = {a.rule for a in engine.process(Caption(stamp, "a dog and a cat", 0.0))}
+            engine.flush(camera)
+            held = {
+                rule
+                for (cameras, names), end in until.items()
+                for rule in fnmatch.filter(["dogs", "cats"], names)
+                if end > clocks.at and fnmatch.fnmatchcase(camera, cameras)
+            }
+            assert found == {"dogs", "cats"} - held
+        assert all(_until(each) > clocks.at for each in book.snapshot()["snoozes"])
+
+    for kind, *more in actions:
+        if kind == "snooze":
+            subject, seconds = more
+            until[subject] = clocks.at + timedelta(seconds=seconds)
+            review = Review("s", 1, ReviewState.SNOOZED, *subject, _AT, "ann", "", until[subject])
+            book.take(review)
+        elif kind == "go":
+            clocks.go(more[0])
+        elif kind == "look":
+            look()
+        elif kind == "reload":
+            book.replace_rules(rules)
+            engine.replace_rules(rules)
+        else:
+            kept = json.loads(json.dumps(book.snapshot()))
+            book = ReviewBook(rules, kept, clocks.wall, clocks.monotonic_s)
+            engine = RuleEngine(rules, state=engine.live_snapshot())
+    look()
+
+
+def _until(snooze: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(snooze["until"].replace("Z", "+00:00"))
 
 
 def test_snoozes_and_waits_survive_a_restart(tmp_path: Path, clocks: Clocks) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -67,6 +68,26 @@ def test_a_folder_keeps_the_newest_within_its_size(tmp_path: Path) -> None:
         folder.keep(alert, lambda path: path.write_bytes(bytes(1000)))
     names = sorted(path.name for path in tmp_path.glob("*/*"))
     assert [name[:15] for name in names] == ["20260105T120004", "20260105T120005"]
+
+
+def test_a_folder_deletes_only_what_the_program_has_made(tmp_path: Path) -> None:
+    (tmp_path / "lobby").mkdir()
+    alert_id = "0123456789abcdef0123"
+    own = [f"20200101T000000.{n:06}_x_{alert_id}.jpg" for n in range(3)]
+    part = f"20200101T000000.000009_x_{alert_id}.jpg.part"
+    others = [
+        "2019-01-01_holiday.jpg", "20200101T000000.jpg", "20200101T000000.000000_x.jpg",
+        f"20200101T000000_x_{alert_id}.jpg", f"20200101T000000.000000_x_{alert_id}0.jpg",
+        f"a{own[0]}", own[0].upper(), "0001.jpg.part", f"a{part}",
+    ]  # fmt: skip
+    for name in (*own, part, *others):
+        path = tmp_path / "lobby" / name
+        path.write_bytes(bytes(900))
+        os.utime(path, (0, 0))
+    folder = MediaFolder(tmp_path, ".jpg", 2000)
+    folder.keep(alert_at(0), lambda path: path.write_bytes(bytes(900)))
+    left = {path.name for path in tmp_path.glob("*/*")}
+    assert left == {*others, own[2], folder.path(alert_at(0)).name}
 
 
 def test_a_folder_that_cannot_be_written_costs_no_alert(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import timezone
@@ -15,18 +16,22 @@ __all__ = ["MediaFolder"]
 log = logging.getLogger(__name__)
 
 _ABANDONED_S = 3600.0  # a file still unfinished after so long was left by a kill
+# As MediaFolder.path makes it: moment, rule and id; without the suffix.
+_NAME = r"\d{8}T\d{6}\.\d{6}_[A-Za-z0-9][A-Za-z0-9_.-]{0,63}_[0-9a-f]{20}"
 
 
 class MediaFolder:
     """Files ``CAMERA/TIME_RULE_ID.SUFFIX``, at most ``max_bytes`` together; the oldest go first.
 
-    The time (UTC) is when the alert was first seen. A folder that cannot be written is said once
-    and costs no alert.
+    The time (UTC) is when the alert was first seen. Whatever else lies there (a recorder's own
+    files, say) neither counts nor goes. A folder that cannot be written is said once and costs no
+    alert.
     """
 
     def __init__(self, directory: Path, suffix: str, max_bytes: int) -> None:
         self._directory = directory
         self._suffix = suffix
+        self._own = re.compile(f"{_NAME}{re.escape(suffix)}(\\.part)?", re.ASCII)
         self._max_bytes = max_bytes
         self._silent = False
 
@@ -52,11 +57,11 @@ class MediaFolder:
             self._silent = True
 
     def _make_room(self) -> None:
-        for part in self._directory.glob(f"*/*{self._suffix}.part"):
+        for part in self._own_files(".part"):
             if time.time() - part.stat().st_mtime > _ABANDONED_S:
                 part.unlink(missing_ok=True)
         # The time begins the name, so names sort by age within and across cameras.
-        files = sorted(self._directory.glob(f"*/*{self._suffix}"), key=lambda path: path.name)
+        files = sorted(self._own_files(), key=lambda path: path.name)
         sizes = [path.stat().st_size for path in files]
         total = sum(sizes)
         for path, size in zip(files, sizes, strict=True):
@@ -64,3 +69,8 @@ class MediaFolder:
                 return
             path.unlink(missing_ok=True)
             total -= size
+
+    def _own_files(self, end: str = "") -> list[Path]:
+        """Files that this program has made, by their names: nothing else is ever deleted."""
+        found = self._directory.glob(f"*/*{self._suffix}{end}")
+        return [path for path in found if self._own.fullmatch(path.name)]

@@ -31,10 +31,11 @@ if ARGV[4] ~= '' then
   else
     redis.call('HSET', KEYS[3], 'state', ARGV[4], 'event', ARGV[3])
   end
-  redis.call('EXPIRE', KEYS[3], ARGV[6])
+  -- a review, or a longer time set before, may have more left
+  if redis.call('TTL', KEYS[3]) < tonumber(ARGV[8]) then redis.call('EXPIRE', KEYS[3], ARGV[8]) end
   local now = redis.call('TIME')[1]
   redis.call('ZADD', KEYS[6], 'NX', now, ARGV[7])
-  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[6])
+  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now - ARGV[8])
 end
 if ARGV[5] ~= '' then redis.call('SET', KEYS[4], ARGV[5], 'EX', ARGV[6]) end
 redis.call('PUBLISH', KEYS[2], ARGV[3])
@@ -42,6 +43,8 @@ redis.call('PUBLISH', KEYS[5], ARGV[3])
 return 1
 """
 _SEEN_TTL_S = 7 * 24 * 3600
+_ALERT_TTL_S = 7 * 24 * 3600
+"""An alert can be answered so long at least, however soon its picture goes."""
 
 
 class RedisSink:
@@ -140,5 +143,6 @@ class RedisSink:
             entry.snapshot or b"",
             self._config.snapshot_ttl_s,
             alert_id,
+            max(_ALERT_TTL_S, self._config.snapshot_ttl_s),
         ]
         self._script(keys=keys, args=arguments)

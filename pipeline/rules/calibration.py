@@ -37,7 +37,8 @@ _NUMBERS = ("beams", "or_beams")
 class Label(Strict):
     """Something that happened: on which camera, from when to when, and which tags name it.
 
-    Times are seconds from the recording's start, or RFC 3339. Footage without a label is normal.
+    Times are seconds from the recording's start, or RFC 3339 with an offset. Footage without a
+    label is normal.
     """
 
     camera: Annotated[str, Field(min_length=1)]
@@ -53,6 +54,10 @@ class Label(Strict):
         wall = self.from_time is not None and self.to_time is not None
         if media == wall:
             raise ValueError("needs 'from_s' and 'to_s', or 'from_time' and 'to_time'")
+        for key in ("from_time", "to_time"):
+            moment: datetime | None = getattr(self, key)
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError(f"{key!r} needs an offset: end it with Z for UTC")
         return self
 
     def covers(self, caption: Caption, late: timedelta = timedelta(0)) -> bool:

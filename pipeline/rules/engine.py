@@ -137,13 +137,18 @@ class RuleEngine:
     ) -> None:
         """Start no alert of a rule on a camera for so long from its last caption on.
 
-        With the ``stamp`` of the caption that comes next, from that one on.
+        With the ``stamp`` of the caption that comes next, from that one on. It takes the place of
+        what was said before: 0 s is the end of a snooze.
         """
         known = (
             self._camera(stamp)
             if stamp is not None
             else self._cameras.setdefault(camera, CameraTrack(boot=self._boot))
         )
+        if duration_s <= 0:
+            if rule in known.tracks:
+                known.tracks[rule].snoozed_until_s = None
+            return
         track = known.tracks.setdefault(rule, Track())
         now_s = known.last.time_s if known.last is not None else 0.0
         track.snoozed_until_s = now_s + duration_s

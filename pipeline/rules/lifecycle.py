@@ -94,6 +94,10 @@ class Lifecycle:
             detected_at=self._clock(),
             count=track.count,
         )
+        if track.step_started_at == track.alert.first_seen:
+            # The absence that it tells of may last (a schedule closed, a run was stopped); what
+            # comes of that later is another alert, which must not bear this one's id.
+            track.step_started_at = stamp.captured_at
         if track.last_match_s is not None:
             track.cooldown_until_s = track.last_match_s + self._rule.cooldown_s
         track.alert = None

@@ -6,6 +6,11 @@ smoke or fire" takes back both. Things that merely end ("the fight stops") are n
 Of a match of several words each may be taken back: "a man holds no gun", "a man is not lying on the
 ground". Between two of them a cue must stand close by its word, since what it speaks of may be
 something else: "a man with no shoes falls to the ground" is a fall.
+
+Before a match, what somebody has or not ("without", "with no", "holding a toy") is about the noun
+phrase that follows and reaches over no verb: a man without a shirt who punches another man does so.
+Without a parser a verb is told by its ending, and by an article or "by" behind it. What is taken
+for one by mistake raises an alert: rather one too many.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from pipeline.rules.patterns import Way
-from pipeline.rules.tokens import Token
+from pipeline.rules.tokens import Token, lemma_of
 
 __all__ = ["negation_of"]
 
@@ -57,12 +62,27 @@ _OF_NOUNS = {("no",), ("without",), ("none",), ("neither",), ("nor",)} | {
 }
 _OF_NOUNS |= {("rather", "than"), ("fake",), ("toy",), ("mock",), ("staged",), ("practice",)}
 # What may stand between such a cue and its noun without being one itself.
-_FILLERS = (
-    "a an the any his her their its this that sort kind type of sign trace use real true actual "
-    "visible apparent obvious single other more such big large small little long sharp loaded open"
+_ARTICLES = "a an another any each every her his its my our some the their these this those your"
+_ADJECTIVES = (
+    "that sort kind type of sign trace use real true actual visible apparent obvious single other "
+    "more such big large small little long sharp loaded open dangerous heavy hidden anyone anybody"
 )
-_BEFORE_A_NOUN = frozenset(_FILLERS.split(" "))
-_AUXILIARY = frozenset({"be", "have"})
+# What ends a noun phrase; "of" does not.
+_ENDS = (
+    "across after against around as at before behind beside by down during for from in inside into "
+    "near next off on onto out outside over past through toward towards under until up when where "
+    "which who with"
+)
+_ARTICLE = frozenset(_ARTICLES.split(" "))
+_BEFORE_A_NOUN = _ARTICLE | frozenset(_ADJECTIVES.split(" "))
+_AFTER_A_NOUN = frozenset(_ENDS.split(" "))
+# What stands behind a verb: "with no shirt fights another man", "without a helmet hit by a car".
+_AFTER_A_VERB = _ARTICLE | {"by", "everyone", "him", "himself", "it", "someone", "them"}
+_PLURALS = frozenset({"children", "men", "people", "women"})
+_NOUNS = 2  # words that may stand between a cue and its noun beside those: "rusty kitchen" knife
+_MODIFIERS = frozenset({("toy",), ("fake",), ("mock",), ("staged",)})
+_HAVING = frozenset({"carry", "have", "hold", "wear", "with"})
+_AUXILIARY = frozenset({"be", "get", "have"})
 
 
 def negation_of(tokens: Sequence[Token], way: Way) -> str | None:
@@ -91,33 +111,76 @@ def negation_of(tokens: Sequence[Token], way: Way) -> str | None:
 def _cue_before(tokens: Sequence[Token], at: int, begin: int) -> str | None:
     """The cue at token ``at`` whose reach goes as far as ``begin``."""
     for words, end in _cues_at(tokens, at, begin):
-        between = tokens[end:begin]
-        if len(between) <= _REACH[words] and not _is_done(tokens, at, words, between):
+        if begin - end <= _REACH[words] and not (
+            _is_had(tokens, words, at) and _is_over(tokens, words, end, begin)
+        ):
             return _written(tokens, at, end)
     return None
 
 
-def _is_done(
-    tokens: Sequence[Token], at: int, words: tuple[str, ...], between: Sequence[Token]
-) -> bool:
-    """Whether the cue was about something that a man has or not: "with no shirt is fighting"."""
-    had = words == ("without",) or (at > 0 and tokens[at - 1].form == "with")
-    return had and any(not _AUXILIARY.isdisjoint(token.lemmas) for token in between)
+def _is_had(tokens: Sequence[Token], words: tuple[str, ...], at: int) -> bool:
+    """Whether the cue at token ``at`` is about what somebody has or not: "with no", "without"."""
+    if words == ("no",) or words in _MODIFIERS:
+        while at > 0 and tokens[at - 1].form in _BEFORE_A_NOUN:
+            at -= 1
+        return at > 0 and not _HAVING.isdisjoint(tokens[at - 1].lemmas)
+    return words == ("without",) or words[-1] == "of"
+
+
+def _is_over(tokens: Sequence[Token], words: tuple[str, ...], end: int, begin: int) -> bool:
+    """Whether the noun phrase that begins at ``end`` does before ``begin``: "no shirt punches"."""
+    # "toy guns" are toys, and "a toy hits" is what somebody else does.
+    many = words in _MODIFIERS and tokens[end - 2].form not in {"a", "an"}
+    nouns, plural = 0, False
+    for at in range(end, begin):
+        token = tokens[at]
+        if token.form in {"or", "nor"}:  # "no sign of smoke or fire"
+            nouns, plural = 0, False
+        elif token.form in {"and", "of"}:
+            plural = False
+        elif not _AUXILIARY.isdisjoint(token.lemmas):
+            if not token.form.endswith("ing"):  # "without being hit"
+                return True
+        elif token.form in _AFTER_A_NOUN or (
+            token.form in _ARTICLE and tokens[at - 1].form != "of"
+        ):
+            if nouns:
+                return True
+        elif _BEFORE_A_NOUN.isdisjoint(token.lemmas) and not token.form.endswith("ly"):
+            if plural or (nouns and _is_verb(tokens, at, many)):
+                return True
+            nouns, plural = nouns + 1, _is_plural(token)
+    if plural or nouns > _NOUNS:
+        return True
+    return (nouns > 0 or words == ("toy",)) and _is_verb(tokens, begin, many)
+
+
+def _is_plural(token: Token) -> bool:
+    return token.form in _PLURALS or (
+        token.form.endswith("s") and lemma_of(token.form) != token.form
+    )
+
+
+def _is_verb(tokens: Sequence[Token], at: int, many: bool) -> bool:
+    """Whether a word behind a noun is a verb; ``many`` says that it may be a noun's plural."""
+    token, following = tokens[at], tokens[at + 1 : at + 2]
+    if any(t.clause == token.clause and t.form in _AFTER_A_VERB for t in following):
+        return True
+    if token.form.endswith(("s", "ing")):
+        return not many and not token.form.endswith("ss")
+    return lemma_of(token.form) != token.form and token.form not in _PLURALS  # "fell", "punched"
 
 
 def _cue_between(tokens: Sequence[Token], at: int, begin: int) -> str | None:
     """The cue at token ``at``, between two words of a match, about the one at ``begin``."""
+    one = at > 0 and tokens[at - 1].form in {"a", "an"}
+    if one and _is_verb(tokens, begin, many=False):  # "a boy with a toy falls"
+        return None
     for words, end in _cues_at(tokens, at, begin):
         others = [token for token in tokens[end:begin] if token.form not in _BEFORE_A_NOUN]
-        if len(others) <= (words not in _OF_NOUNS) and not _is_a_verb(tokens, at, begin):
+        if len(others) <= (words not in _OF_NOUNS):
             return _written(tokens, at, end)
     return None
-
-
-def _is_a_verb(tokens: Sequence[Token], at: int, begin: int) -> bool:
-    """Whether what follows "a toy" cannot be a noun: "a boy with a toy falls"."""
-    one = at > 0 and tokens[at - 1].form in {"a", "an"}
-    return one and tokens[begin].form.endswith(("s", "ing"))
 
 
 def _cues_at(tokens: Sequence[Token], at: int, begin: int) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -126,10 +189,13 @@ def _cues_at(tokens: Sequence[Token], at: int, begin: int) -> Iterator[tuple[tup
         yield ("not",), at + 1
     for words in _REACH:
         end = at + len(words)
-        if end <= begin and all(
-            word in token.lemmas for word, token in zip(words, tokens[at:end], strict=True)
-        ):
+        if end <= begin and all(map(_says, tokens[at:end], words)):
             yield words, end
+
+
+def _says(token: Token, word: str) -> bool:
+    """Whether a token is a word of a cue; "toys" and "toying" are about no noun that follows."""
+    return token.form == word if word == "toy" else word in token.lemmas
 
 
 def _written(tokens: Sequence[Token], at: int, end: int) -> str:

@@ -74,7 +74,7 @@ def number_at(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
     for length in range(len(forms), 0, -1):
         if forms[:length] in _VAGUE:
             return _VAGUE[forms[:length]], at + length
-    if forms[0][0].isdigit():
+    if forms[0][0].isdecimal():  # not "²", a digit that int() does not read
         return int(forms[0].replace(",", "")), at + 1
     if forms[0] in _WORDS:
         return _WORDS[forms[0]], at + 1

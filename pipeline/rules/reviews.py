@@ -30,8 +30,6 @@ class _Snooze:
     until: datetime
     until_s: float = 0.0
     """The same on the monotonic clock of this process."""
-    applied: set[str] = field(default_factory=set)
-    """Cameras whose rules know of it."""
 
 
 @dataclass(slots=True)
@@ -71,12 +69,16 @@ class ReviewBook:
         wall: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._told: dict[str, dict[str, float]] = {}
+        """Until when (monotonic) the engine holds back each rule, by camera and rule."""
+        self._up_to_date: set[str] = set()
+        """Cameras to which nothing is to be told before the next change."""
         self.replace_rules(rules)
         self._wall = wall
         self._monotonic_s = monotonic_s
         self._book = _Book() if state is None else _CODEC.validate_python(state)
         for snooze in self._book.snoozes:
-            snooze.until_s, snooze.applied = self._steady(snooze.until), set()
+            snooze.until_s = self._steady(snooze.until)
         for waiting in self._book.waiting.values():
             waiting.due_s = self._steady(waiting.due)
 
@@ -87,7 +89,9 @@ class ReviewBook:
 
     def replace_rules(self, rules: RuleSet) -> None:
         """Go on with other rules; alerts that wait keep the time that theirs allowed."""
+        self._told.clear()  # with a rule that goes the engine forgets its snooze
         self._rules = {rule.spec.name: rule.spec for rule in rules.rules}
+        self._up_to_date.clear()
 
     def snapshot(self) -> dict[str, Any]:
         """Give all that must survive a restart, as JSON-able data."""
@@ -104,21 +108,31 @@ class ReviewBook:
         self._book.snoozes = [s for s in self._book.snoozes if (s.camera, s.rule) != subject]
         until_s = self._steady(review.until)
         self._book.snoozes.append(_Snooze(*subject, review.until, until_s))
+        self._up_to_date.clear()
 
     def tell_snoozes(self, engine: RuleEngine, stamp: FrameStamp) -> None:
-        """Tell the engine what is snoozed on the camera of the caption that comes next."""
-        now_s = self._monotonic_s()
+        """Tell the engine what is snoozed on the camera of the caption that comes next.
+
+        Of several snoozes of a rule the longest counts. What has not changed is not told again:
+        it is counted on the camera's own clock.
+        """
+        now_s, camera = self._monotonic_s(), stamp.camera
+        self._book.snoozes = [s for s in self._book.snoozes if s.until_s > now_s]
+        if camera in self._up_to_date:
+            return
+        wanted: dict[str, float] = {}
         for snooze in self._book.snoozes:
-            if stamp.camera in snooze.applied or not fnmatch.fnmatchcase(
-                stamp.camera, snooze.camera
-            ):
-                continue
-            for rule in fnmatch.filter(self._rules, snooze.rule):
-                engine.snooze(stamp.camera, rule, max(0.0, snooze.until_s - now_s), stamp)
-            snooze.applied.add(stamp.camera)
-        self._book.snoozes = [
-            s for s in self._book.snoozes if s.until_s > now_s or s.camera != stamp.camera
-        ]
+            if fnmatch.fnmatchcase(camera, snooze.camera):
+                for rule in fnmatch.filter(self._rules, snooze.rule):
+                    wanted[rule] = max(wanted.get(rule, now_s), snooze.until_s)
+        # Of what a run before has told nothing is known: all of it is told anew.
+        told = self._told.get(camera)
+        for rule in self._rules:
+            until_s = wanted.get(rule, now_s)
+            if told is None or until_s != max(told.get(rule, now_s), now_s):
+                engine.snooze(camera, rule, until_s - now_s, stamp)
+        self._told[camera] = wanted
+        self._up_to_date.add(camera)
 
     def watch(self, alerts: Iterable[Alert]) -> None:
         """Remember those alerts of live cameras that somebody has to acknowledge."""

@@ -72,9 +72,15 @@ def _time_of_day(value: object) -> object:
     return time(*divmod(minutes, 60), second)
 
 
+def _without_zone(moment: time) -> time:
+    if moment.tzinfo is not None:
+        raise ValueError("must be a time of day without a zone; name the zone under 'time_zone'")
+    return moment
+
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 Word = Annotated[str, AfterValidator(_checked_word)]
-TimeOfDay = Annotated[time, BeforeValidator(_time_of_day)]
+TimeOfDay = Annotated[time, BeforeValidator(_time_of_day), AfterValidator(_without_zone)]
 
 
 def _checked_regex(text: str) -> str:

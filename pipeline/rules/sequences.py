@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from pipeline.messages import Caption, Evidence, FrameStamp
 from pipeline.rules.evidence import evidence_of
@@ -20,9 +22,13 @@ Inside = Callable[[Sequence[Evidence]], Sequence[Evidence]]
 def advance_sequence(rule: Rule, track: Track, caption: Caption, inside: Inside) -> Match | None:
     """Take the sequence on by what the caption shows; a match when its last step is fulfilled.
 
-    A last step that waits for an absence goes on matching for as long as the absence lasts.
+    A last step that waits for an absence goes on matching for as long as the absence lasts. A
+    caption that ``none`` silences tells nothing: it neither ends an absence nor is a part of one.
     """
     steps, stamp = rule.spec.sequence, caption.stamp
+    _forget_other_steps(track, steps)
+    if steps[track.step].absent_for_s is not None and rule.matcher.match(caption.text).vetoed:
+        return None
     if track.step_s is None or _too_late(rule, track, stamp):
         _restart(track, stamp)
     track.watched_s = stamp.time_s
@@ -34,6 +40,24 @@ def advance_sequence(rule: Rule, track: Track, caption: Caption, inside: Inside)
         first = _seen(rule, 0, caption, inside) if steps[0].absent_for_s is None else []
         return _go_on(rule, track, caption, first) if first else None
     return _go_on(rule, track, caption, []) if _absent_long_enough(track, steps, stamp) else None
+
+
+def _forget_other_steps(track: Track, steps: Sequence[Step]) -> None:
+    """Begin anew where the rule was edited since: its steps may be others, and fewer.
+
+    What a version that did not note the steps has left goes on as far as there are so many.
+    """
+    now = _name_of(tuple(steps))
+    if track.steps not in ("", now) or track.step >= len(steps):
+        track.step, track.step_s = 0, None
+    track.steps = now
+
+
+@lru_cache(maxsize=1024)
+def _name_of(steps: tuple[Step, ...]) -> str:
+    """Eight hex digits, the same in every run."""
+    written = "\n".join(step.model_dump_json() for step in steps)
+    return hashlib.sha256(written.encode()).hexdigest()[:8]
 
 
 def _seen(rule: Rule, step: int, caption: Caption, inside: Inside) -> Sequence[Evidence]:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 STATE_PREFIX = "rules:"
 """Begins the names of the rules' rows in the store; a camera's name ends them."""
 _LAST_TRIES, _TRY_EVERY_S = 10, 0.5
+_LOOK_EVERY_S = 1.0
+"""So often cameras that fell silent are looked for while others go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +81,26 @@ class RuleStage:
     ) -> None:
         self._engine = engine
         self._book = book
+        self._store = store
         self._backlog: Backlog[Judged] = Backlog(store)
         self._ports = ports
         self.started: Counter[str] = Counter()
         """Alerts started, by rule."""
         self._new_rules: tuple[RuleSet, Mapping[str, Sequence[str]]] | None = None
         self._ended: list[SourceEnd] = []
+        self._looked_s = 0.0
 
     def open(self) -> None:
         """Nothing to acquire."""
 
     def process(self, items: Sequence[CaptionedFrame | SourceEnd]) -> Iterable[Judged]:
-        """Judge each caption; with no items, end the alerts of cameras that fell silent."""
+        """Judge each caption; now and then, end the alerts of cameras that fell silent."""
         yield from self._take_new_rules()
         for position, review in self._ports.reviews():
             self._book.take(review, position)
-        if not items:
-            alerts = self._engine.tick(time.monotonic_ns() / 1e9)
-            if alerts or self._backlog:
-                yield from self._record(None, alerts, {})
         for item in items:
             yield from self._end(item) if isinstance(item, SourceEnd) else self._judge(item)
+        yield from self._end_silent(items)
         yield from self._told_ends()
         if late := self._book.due():
             yield from self._record(None, late, {})
@@ -153,7 +154,33 @@ class RuleStage:
         self._ended.append(source)
         alerts = self._engine.flush(source.camera)
         self._engine.forget(source.camera)
-        return self._record(None, alerts, {}) if alerts else ()
+        yield from self._record(None, alerts, {}) if alerts else ()
+        try:
+            self._store.end_recording(source.camera)
+        except StoreError as error:
+            log.warning("older captions of %s stay beside the new: %s", source.camera, error)
+
+    def _end_silent(self, items: Sequence[CaptionedFrame | SourceEnd]) -> Iterable[Judged]:
+        """End the alerts of live cameras that have given nothing for too long.
+
+        Now is when the newest frame was grabbed, for its caption may come late, and those of
+        other cameras no less; without captions it is what the clock says.
+        """
+        grabbed = [
+            item.caption.stamp.captured_monotonic_ns / 1e9
+            for item in items
+            if not isinstance(item, SourceEnd)
+        ]
+        if items:
+            now_s = max(grabbed, default=self._looked_s)
+            if now_s - self._looked_s < _LOOK_EVERY_S:
+                return
+        else:
+            now_s = time.monotonic_ns() / 1e9
+        self._looked_s = now_s
+        alerts = self._engine.tick(now_s)
+        if alerts or (self._backlog and not items):
+            yield from self._record(None, alerts, {})
 
     def _told_ends(self) -> Iterable[Judged]:
         """Recordings' ends go on behind their last alerts, also those that wait for the store."""

@@ -31,6 +31,8 @@ class Track:
     run_started_s: float | None = None
     run_started_at: datetime | None = None
     last_match_s: float | None = None
+    steps: str = ""
+    """Which sequence ``step`` counts in."""
     step: int = 0
     step_s: float | None = None
     step_probability: float = 1.0
