@@ -6,7 +6,10 @@ import base64
 import hashlib
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 from urllib.parse import SplitResult, unquote_to_bytes
 
 __all__ = ["Login"]
@@ -14,6 +17,10 @@ __all__ = ["Login"]
 _CHALLENGE = re.compile(
     rb"^WWW-Authenticate:[ \t]*(\w+)[ \t]*(.*?)\r?$", re.IGNORECASE | re.MULTILINE
 )
+_HASHES: dict[bytes, Callable[[bytes], Any]] = {
+    b"MD5": partial(hashlib.md5, usedforsecurity=False),  # nothing else rests on it
+    b"SHA-256": hashlib.sha256,
+}
 _FIELD = re.compile(rb'(\w+)[ \t]*=[ \t]*(?:"([^"]*)"|([^\s,]*))')
 
 
@@ -37,40 +44,49 @@ class Login:
         ``head`` is the refusal's, ``method`` and ``target`` are those of the request that follows.
         """
         asked = [(kind.lower(), _fields(rest)) for kind, rest in _CHALLENGE.findall(head)]
-        for kind, fields in asked:
-            if kind == b"digest" and fields.get(b"algorithm", b"MD5").upper() == b"MD5":
-                return self._digest(fields, method.encode(), target.encode())
+        digests = {
+            fields.get(b"algorithm", b"MD5").upper(): fields
+            for kind, fields in asked
+            if kind == b"digest"
+        }
+        for algorithm in _HASHES:  # the one that FFmpeg knows first
+            if fields := digests.get(algorithm):
+                return self._digest(fields, algorithm, method.encode(), target.encode())
         if any(kind == b"basic" for kind, _ in asked):
             return b"Authorization: Basic %s\r\n" % base64.b64encode(
                 self.user + b":" + self.password
             )
         return None
 
-    def _digest(self, asked: dict[bytes, bytes], method: bytes, target: bytes) -> bytes:
+    def _digest(
+        self, asked: dict[bytes, bytes], algorithm: bytes, method: bytes, target: bytes
+    ) -> bytes:
+        def hashed(*parts: bytes) -> bytes:
+            return str(_HASHES[algorithm](b":".join(parts)).hexdigest()).encode()
+
         realm, nonce = asked.get(b"realm", b""), asked.get(b"nonce", b"")
-        own = _md5(self.user, realm, self.password)
-        request = _md5(method, target)
+        own = hashed(self.user, realm, self.password)
+        request = hashed(method, target)
         told = [(b"username", self.user), (b"realm", realm), (b"nonce", nonce), (b"uri", target)]
         if b"opaque" in asked:
             told.append((b"opaque", asked[b"opaque"]))
-        counted = b""
+        counted = b"" if algorithm == b"MD5" else b", algorithm=" + algorithm
         if b"auth" in re.split(rb"[\s,]+", asked.get(b"qop", b"")):
             client_nonce = secrets.token_hex(8).encode()
             told += [
                 (b"cnonce", client_nonce),
-                (b"response", _md5(own, nonce, b"00000001", client_nonce, b"auth", request)),
+                (b"response", hashed(own, nonce, b"00000001", client_nonce, b"auth", request)),
             ]
-            counted = b", qop=auth, nc=00000001"
+            counted += b", qop=auth, nc=00000001"
         else:
-            told.append((b"response", _md5(own, nonce, request)))
+            told.append((b"response", hashed(own, nonce, request)))
         line = b", ".join(b'%s="%s"' % (name, value) for name, value in told)
         return b"Authorization: Digest %s%s\r\n" % (line, counted)
 
 
 def _fields(text: bytes) -> dict[bytes, bytes]:
-    return {name.lower(): quoted or plain for name, quoted, plain in _FIELD.findall(text)}
-
-
-def _md5(*parts: bytes) -> bytes:
-    """Hash as a Digest is defined; nothing else rests on it."""
-    return hashlib.md5(b":".join(parts), usedforsecurity=False).hexdigest().encode()
+    """Fields of a challenge; the first of a name counts, for another challenge may follow."""
+    found: dict[bytes, bytes] = {}
+    for name, quoted, plain in _FIELD.findall(text):
+        found.setdefault(name.lower(), quoted or plain)
+    return found

@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import sys
+import time
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -171,8 +172,10 @@ def _exchange(connection: socket.socket, parts: SplitResult, authorization: byte
         number = 2 if authorization else 1
         head = f"DESCRIBE {target} RTSP/1.0\r\nCSeq: {number}\r\nAccept: application/sdp\r\n"
     connection.sendall(head.encode("utf-8") + authorization + b"\r\n")
-    data = b""
+    data, deadline_s = b"", time.monotonic() + (connection.gettimeout() or 0.0)
     while b"\r\n\r\n" not in data and len(data) < _MOST_HEAD_BYTES:
+        if time.monotonic() > deadline_s:  # it dribbles
+            raise TimeoutError("timed out")
         if not (more := connection.recv(4096)):
             return data
         data += more

@@ -16,8 +16,10 @@ _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)(?P<secret>[^\
 _WHOLE_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://).*@", re.DOTALL)
 # The same of an address whose :// is mistyped or missing: `rtsp:/me:pw@h`, `rtsp//me:pw@h`,
 # `me:pw@h`. It may strike out a file's name that looks so, too.
-_LOGIN = re.compile(r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]*:(?!//)(?:(?!://)[^\s'\"<>])+@")
-_WHOLE_LOGIN = re.compile(r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]*:(?!//)(?:(?!://).)+@", re.DOTALL)
+_LOGIN = re.compile(r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]{0,256}:(?!//)(?:(?!://)[^\s'\"<>]){1,256}@")
+_WHOLE_LOGIN = re.compile(
+    r"(?<![^\s/'\"<>@=])[^\s/'\"<>@=:]{0,256}:(?!//)(?:(?!://).){1,256}@", re.DOTALL
+)
 # Names that end so, as in `api_key=`; some cameras have them in the path: `/user=a_password=b`.
 _QUERY_SECRET = re.compile(
     r"(?P<key>[?&;/_][\w.-]{0,40}?"

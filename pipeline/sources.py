@@ -99,7 +99,8 @@ def parse_source(text: str) -> Source:
     path = Path(text).expanduser()
     is_folder = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     kind = SourceKind.FOLDER if is_folder else SourceKind.FILE
-    return Source(kind, redact_url(text), str(path.absolute()))  # it may be a mistyped address
+    shown = text if path.exists() else redact_url(text)  # it may be a mistyped address
+    return Source(kind, shown, str(path.absolute()))
 
 
 def _device(text: str) -> int | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -224,6 +226,23 @@ def test_a_recording_that_has_fewer_frames_than_its_container_guesses_is_whole(
         path.write_bytes(data)
     _, account, _ = grabbed(path)
     assert (account.grabbed, account.failed) == (9, {})
+    assert "read no further" not in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_a_film_whose_sound_goes_on_behind_its_pictures_is_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Cut without encoding anew: frames before the cut are hidden, and sound is left over."""
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    video = ("-f", "lavfi", "-i", "testsrc=size=128x96:rate=25:duration=6")
+    sound = ("-f", "lavfi", "-i", "sine=duration=12")
+    ffmpeg = ("ffmpeg", "-v", "error", "-y")
+    subprocess.run([*ffmpeg, *video, *sound, "-g", "250", str(whole)], check=True)
+    subprocess.run([*ffmpeg, "-ss", "3", "-i", str(whole), "-c", "copy", str(cut)], check=True)
+    _, account, _ = grabbed(cut)
+    assert account.grabbed > 70
+    assert account.failed == {}
     assert "read no further" not in caplog.text
 
 

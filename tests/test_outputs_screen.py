@@ -135,9 +135,9 @@ def test_recordings_wait_for_a_slow_reader_and_not_for_one_who_has_stopped() -> 
     assert screen.dropped() == {}
 
     stopped = Shown()
-    screen = Screen(stopped, waits=True, most_waiting=2, patience_s=0.2)
+    screen = Screen(stopped, waits=True, most_waiting=2, patience_s=2.0)
     screen.start()
-    for each in some_captions(500):  # waiting for each would take 100 s
+    for each in some_captions(500):  # waiting for each would take a quarter of an hour
         screen.caption(each)
     assert screen.dropped() == {"captions": 498}
     stopped.read.set()

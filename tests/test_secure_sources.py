@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import socket
 import ssl
@@ -131,6 +132,21 @@ def test_a_digest_with_a_quality_of_protection_is_the_standards_example(
     assert answer is not None and b'response="6629fae49393a05397450978507c4ef1"' in answer
     assert b"Life" not in answer and b"Life" not in repr(login).encode()
     assert login.answer(b"HTTP/1.1 401 Unauthorized\r\n", "GET", "/") is None
+
+
+def test_a_digest_by_sha_256_where_nothing_else_is_asked_for():
+    def hashed(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    # The second challenge in the same line has a realm of its own.
+    refusal = (
+        b'WWW-Authenticate: Digest realm="yard", algorithm=SHA-256, nonce="abc", '
+        b'Basic realm="other"\r\n'
+    )
+    answer = OurLogin(b"me", b"secret").answer(refusal, "DESCRIBE", "rtsp://h/x")
+    right = hashed(f"{hashed('me:yard:secret')}:abc:{hashed('DESCRIBE:rtsp://h/x')}")
+    assert answer is not None and f'response="{right}"'.encode() in answer
+    assert b"algorithm=SHA-256" in answer
 
 
 def test_what_speaks_another_protocol_is_told_at_once():

@@ -43,7 +43,13 @@ from models.training.losses import CiderReward, cross_entropy, own_words, self_c
 from models.training.parallel import ALONE, Processes
 from models.training.pseudo import label
 from models.training.readout import fit_readout, readout_samples
-from models.training.sources import DataError, Sample, read_pictures, read_samples
+from models.training.sources import (
+    DataError,
+    Sample,
+    pictures_digest,
+    read_pictures,
+    read_samples,
+)
 from models.training.tuning import TUNINGS, plain_state
 from models.training.validation import Validation, ValidationScores, held_out
 from models.vocabulary import BEGIN, END, PAD, Vocabulary
@@ -596,6 +602,26 @@ def test_a_picture_that_is_missing_or_listed_twice_is_refused(tmp_path: Path):
     (root / "mine" / "captions.jsonl").write_text((json.dumps(there) + "\n") * 2)
     with pytest.raises(DataError, match=r"mine/images/a.png is listed more than once"):
         read_samples(root)
+
+
+def test_an_archive_whose_pictures_lie_in_a_folder_of_that_name_is_read_as_its_folder(
+    tmp_path: Path,
+):
+    root = own_footage(tmp_path, {"image": "images/a.png", "captions": ["a red wall"]})
+    with tarfile.open(root / "mine" / "images.tar", "w") as tar:
+        tar.add(root / "mine" / "images" / "a.png", "images/a.png")
+    shutil.rmtree(root / "mine" / "images")
+    key = "mine/images/images/a.png"
+    assert list(dict(read_pictures(root, 1, {key}))) == [key]
+
+
+def test_what_is_no_picture_makes_no_cache_stale(tmp_path: Path):
+    root = own_footage(tmp_path, {"image": "a.png", "captions": ["a red wall"]})
+    before = pictures_digest(root)
+    (root / "mine" / "images" / ".DS_Store").write_text("x")
+    (root / "mine" / "images" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "mine" / "images" / "more").mkdir()
+    assert pictures_digest(root) == before
 
 
 @pytest.mark.parametrize("inside", ["a.png", "./a.png", "images/a.png", "./images/a.png"])

@@ -42,6 +42,9 @@ def finished() -> Captioner:
         hazard_count=len(HAZARD_CONCEPTS),
         hazards_condition=True,
     )
+    assert captioner.decoder.readout is not None
+    for told in captioner.decoder.readout.state_dict().values():
+        told.copy_(torch.rand_like(told) - 0.5)
     captioner.closer = CloserLook(captioner.encoder.channels_after(STAGES), STAGES)
     captioner.closer.weights += torch.randn_like(captioner.closer.weights)
     return captioner
@@ -104,6 +107,16 @@ def test_a_start_that_was_cut_off_goes_on_and_another_is_refused(tmp_path: Path)
     with pytest.raises(DataError, match="the checkpoint it begins from"):
         trained(tmp_path / "cut", start, replace(OWN, epochs=2))
     assert whole.epoch == 2
+
+
+def test_a_start_whose_evidence_would_change_under_its_thresholds_is_refused(tmp_path: Path):
+    words = [*WORDS, "man2"]
+    hazards = len(HAZARD_CONCEPTS)
+    plain = tiny_captioner(words, SIDE, seed=4, concepts=HAZARD_CONCEPTS, hazard_count=hazards)
+    save_checkpoint(tmp_path, plain)
+    with pytest.raises(TrainingConfigError, match=r"frozen_stages: .* say \d+"):
+        load_start(replace(OWN, start=str(tmp_path)))
+    assert load_start(replace(OWN, start=str(tmp_path), frozen_stages=7)) is not None
 
 
 @pytest.mark.parametrize(

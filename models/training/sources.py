@@ -168,6 +168,10 @@ def pictures_digest(root: Path, data_sets: Collection[str] = ()) -> str:
             archive = (folder / kind).with_suffix(".tar")
             files = [archive] if archive.is_file() else sorted((folder / kind).rglob("*"))
             for file in files:
+                if file != archive and not (
+                    file.is_file() and _is_wanted(f"{folder.name}/{kind}/{file.name}", None)
+                ):
+                    continue  # no picture: what a file browser left, a folder, a broken link
                 about = file.stat()
                 name = file.relative_to(root).as_posix()
                 digest.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
@@ -310,10 +314,15 @@ def _files(folder: Path, wanted: Container[str] | None, prefix: str) -> Iterator
     archive = folder.with_suffix(".tar")
     if archive.is_file():
         with tarfile.open(archive) as tar:
-            for member in tar:
+            names = {posixpath.normpath(m.name): m for m in tar.getmembers() if m.isfile()}
+            # However it was made: tar -C images ., or tar images.
+            inside = f"{folder.name}/"
+            if all(name.startswith(inside) for name in names) and not (
+                wanted is not None and any(prefix + name in wanted for name in names)
+            ):
+                names = {name.removeprefix(inside): member for name, member in names.items()}
+            for name, member in names.items():
                 file = tar.extractfile(member)
-                # However it was made: tar -C images ., or tar images.
-                name = posixpath.normpath(member.name).removeprefix(f"{folder.name}/")
                 if file is not None and _is_wanted(prefix + name, wanted):
                     yield name, file.read()
     elif folder.is_dir():

@@ -47,6 +47,13 @@ def load_start(config: TrainingConfig) -> Captioner | None:
     for key, (asked, has) in is_so.items():
         if asked != has:
             raise TrainingConfigError(f"{key}: {config.start} has {has}, not {asked}; say {has}")
+    whole = len(start.encoder.stages())
+    told_by_what_learns = start.decoder.readout is not None and start.encoder.evidence is None
+    if told_by_what_learns and config.frozen_stages < whole:
+        raise TrainingConfigError(
+            f"frozen_stages: {config.start} tells hazards by the features of its captions, and "
+            f"would tell them otherwise, under the same thresholds; say {whole}"
+        )
     if config.readout or config.evidence_branch:
         raise TrainingConfigError(
             f"readout, evidence_branch: {config.start} keeps its own; leave both out, and fit them "

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 _MOST_WAITING = 2048
 _PATIENCE_S = 10.0
+# A reader takes some kilobytes at once from a pipe, and may need a second or two for each line of
+# them. It must be less than what a stage may stand still (pipeline/supervisor.py).
+_PATIENCE_WITH_A_SLOW_READER_S = 60.0
 
 
 class Screen:
@@ -37,7 +40,8 @@ class Screen:
         shown: What shows it.
         waits: Whether to wait for a reader who reads on, however slowly: nothing live is watched.
         most_waiting: How many calls may wait.
-        patience_s: How long nothing may move at the end before nobody is taken to read.
+        patience_s: How long nothing may move before nobody is taken to read; 10 seconds, with
+            ``waits`` 60.
 
     """
 
@@ -46,11 +50,13 @@ class Screen:
         shown: View,
         waits: bool = False,
         most_waiting: int = _MOST_WAITING,
-        patience_s: float = _PATIENCE_S,
+        patience_s: float | None = None,
     ) -> None:
         self._shown, self._waits = shown, waits
         self._display = shown if isinstance(shown, Display) else None
-        self._most_waiting, self._patience_s = most_waiting, patience_s
+        self._most_waiting = most_waiting
+        usual_s = _PATIENCE_WITH_A_SLOW_READER_S if waits else _PATIENCE_S
+        self._patience_s = usual_s if patience_s is None else patience_s
         self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
         self._progress: dict[str, tuple[float, float | None]] = {}  # the newest that waits
         self._changed = threading.Condition()

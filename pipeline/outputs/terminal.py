@@ -6,11 +6,13 @@ codes. Methods may be called from any thread.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -94,8 +96,11 @@ class TerminalView:
         self.stop()
 
     def give_up(self) -> bool:
-        """Never: whoever stopped a terminal comes back to it, and to the last table."""
-        return False
+        """Print no more into a pipe; whoever stopped a terminal comes back to it and its table."""
+        if self._console.is_terminal:
+            return False
+        self._console.file = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        return True
 
     def stop(self) -> None:
         """Leave the last table standing and draw no more."""
