@@ -7,6 +7,7 @@ used changes nothing, and says why.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from pipeline.sources import SourceError
 from pipeline.yaml_models import ConfigError
 
 __all__ = ["Differences", "Reloader", "differences"]
+
+log = logging.getLogger(__name__)
 
 _FIXED_SECTIONS = tuple(
     section for section in Config.model_fields if section not in ("cameras", "capture", "rules")
@@ -132,7 +135,8 @@ class Reloader:
             found = differences(self._setup, new)
             self._apply(new, found)
         except (ConfigError, SourceError, OutputError, ValueError, OSError) as error:
-            self._say(f"not reloaded, the run goes on as it was: {redact(str(error))}")
+            # To the log, and not to what --quiet silences: somebody waits for this change.
+            log.warning("not reloaded, the run goes on as it was: %s", redact(str(error)))
             return
         self._setup = new
         self._loaded = self._seen = new.signatures or signatures(new.files)

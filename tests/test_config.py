@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.runtimes import RUNTIMES
+from pipeline.commands.check import problems_in
 from pipeline.config import CAMERA_NAME, Config, OutputConfig, Runtime, load_config
+from pipeline.errors import WrongUse
 from pipeline.outputs import FORMATS
 from pipeline.rules import load_rules
 from pipeline.yaml_models import ConfigError, Strict
@@ -170,3 +172,14 @@ def test_a_configuration_s_cameras_are_its_own():
     one, other = Config(), Config()
     one.cameras["gate"] = None  # type: ignore[assignment]
     assert other.cameras == Config().cameras == {}
+
+
+def test_check_misses_what_a_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def missing() -> None:
+        raise WrongUse("snapshots.blur_faces needs the face detector; pip install it")
+
+    monkeypatch.setattr("pipeline.commands.check.face_finder", missing)
+    file = tmp_path / "site.yaml"
+    file.write_text("cameras: {a: {source: '0'}}\nsnapshots:\n  blur_faces: true\n")
+    (problem,), _ = problems_in(file)
+    assert str(problem).endswith(":3: snapshots.blur_faces needs the face detector; pip install it")

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 import run_stream
+from pipeline.alerts import Event
 from pipeline.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -96,3 +97,24 @@ def test_the_settings_that_guides_show_are_settings() -> None:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
             Config.model_validate(yaml.safe_load(block))
+
+
+def test_the_subscriber_of_the_documents_outlives_a_camera_that_goes_offline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data = {"camera": "lobby", "rule": "fire", "caption": "a fire burns"}
+    offline = {"camera": "lobby", "reason": "no new frame"}
+    events = [
+        Event("1", "watchword.alert.started", "10:00", data, "1-1"),
+        Event("2", "watchword.camera.offline", "10:01", offline, "1-2"),
+    ]
+    monkeypatch.setattr("pipeline.alerts.subscribe", lambda *_, **__: iter(events))
+    text = (ROOT / "docs" / "alerts.md").read_text()
+    (example,) = re.findall(
+        r"```python\n(from pipeline.alerts import subscribe\n.*?)```", text, re.S
+    )
+    exec(example, {})
+    assert capsys.readouterr().out.splitlines() == [
+        "10:00 lobby fire a fire burns",
+        "10:01 lobby watchword.camera.offline no new frame",
+    ]

@@ -109,6 +109,16 @@ def test_quiet_prints_alerts_only() -> None:
     assert file.getvalue() == line
 
 
+def test_an_escalation_is_no_new_alert_and_opens_none() -> None:
+    file = io.StringIO()
+    view = TerminalView(Console(file=file, width=80), [BIKES])
+    for state in (AlertState.STARTED, AlertState.ENDED, AlertState.ESCALATED):
+        view.alert(alert(state))
+    lines = file.getvalue().splitlines()
+    assert lines[-1].startswith("ALERT warning not answered: bicycle  bikes")
+    assert not view._rows["bikes"].open_alerts
+
+
 def test_the_table_at_80_columns() -> None:
     console = Console(file=io.StringIO(), width=80, height=24, force_terminal=True)
     view = TerminalView(console, [BIKES, CameraInfo("gate", "rtsp://host/1")])

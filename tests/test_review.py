@@ -487,5 +487,7 @@ def test_alert_events_are_no_reviews(desk: Desk) -> None:
 def test_answer_is_one_readable_line() -> None:
     review = Review("a1", 1, ReviewState.SNOOZED, "door", "dogs", _AT, "ann", "no\nmore", _AT)
     event = encode_review(review)
-    line = event_line(Event(event["id"], event["type"], event["time"], event["data"], "1-1"))
+    line = event_line(Event(event["id"], event["type"], event["time"], event["data"], "1-1", event))
     assert "alert.snoozed door dogs: a1 by ann until 2026-01-02T03:04:05.000006Z: no more" in line
+    told = Event(event["id"], event["type"], event["time"], event["data"], "1-1", event)
+    assert json.loads(event_line(told, as_json=True)) == json.loads(json.dumps(event))

@@ -586,6 +586,8 @@ def test_only_the_data_sets_that_are_named_are_read_and_cached(
         ({"image": "a.png", "captions": ["x"], "split": "trian"}, "split 'trian' is none of"),
         ({"image": "a.png", "captions": ["x"], "hazard": "fight"}, "must be a list of words"),
         ({"image": "a.png", "captions": ["x"], "hazard": ["fights"]}, "did you mean 'fight'"),
+        ({"image": "a.png", "captions": ["x"], "splt": "val"}, "'splt'; did you mean 'split'"),
+        ({"image": "a.png", "captions": ["x"], "hazzard": []}, "did you mean 'hazard'"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path: Path, line: dict, message: str):
@@ -734,6 +736,16 @@ def test_an_epoch_is_judged_on_pictures_and_clips_with_any_number_of_captions(
     nats = sum(one.loss * count for one, count in zip(alone, words, strict=True))
     assert together.loss == pytest.approx(nats / sum(words), rel=1e-4)
     assert together.cider == pytest.approx(np.mean([one.cider for one in alone]), abs=1e-5)
+
+
+def test_where_nothing_is_held_out_no_figure_is_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    model = trainer(tmp_path, monkeypatch).average.module
+    found = Validation([], made_cache(), Vocabulary.build(["a dog"], 1), CiderReward([[(4, END)]]))(
+        model
+    )
+    assert str(found) == "none"
 
 
 def test_the_state_of_another_training_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

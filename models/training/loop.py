@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -168,6 +169,8 @@ class Trainer:
             latent = f", latent {nats:.2f} nats a caption"
         log.info("epoch %d: train %.3f, validation %s%s", self.epoch, mean, found, latent)
         for name, value in scores.items():
+            if math.isnan(value):
+                continue
             writer.add_scalar(name, value, self.epoch)
         self.export(self.folder / "checkpoint")
         if not rewarded or found.cider > self.best_cider:

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _ADDED = Path(__file__).parent / "data"
+_KEYS = ("image", "clip", "captions", "split", "scene", "source", "hazard", "clip_event", "folder")
 _SPLITS = ("train", "val", "test", "unused")
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -244,7 +245,16 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
+def _refuse_misspelt(keys: Iterable[str]) -> None:
+    """Refuse keys that are nearly ours: what a misspelt split or hazard says would be lost."""
+    for key in keys:
+        near = difflib.get_close_matches(key, _KEYS, 1, 0.75)
+        if near and key not in _KEYS:
+            raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
+
+
 def _samples_of(line: dict[str, Any], folder: Path) -> Iterator[Sample]:
+    _refuse_misspelt(line)
     data_set = folder.name
     files = {kind: line[kind[:-1]] for kind in ("images", "clips") if line.get(kind[:-1])}
     if not files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,13 +54,18 @@ class Trained(Protocol):
 
 @dataclass(frozen=True)
 class ValidationScores:
-    """``loss`` in nats a word, and ``cider``: CIDEr-D of beam search, 0 to about 10."""
+    """``loss`` in nats a word, and ``cider``: CIDEr-D of beam search, 0 to about 10.
+
+    The loss is NaN where nothing was held out.
+    """
 
     loss: float
     cider: float
 
     def __str__(self) -> str:
-        """Both, for a log."""
+        """Both, for a log; nothing where nothing was held out."""
+        if math.isnan(self.loss):
+            return "none"
         return f"loss {self.loss:.3f}, CIDEr-D {self.cider:.3f}"
 
 
@@ -90,7 +96,9 @@ class Validation:
             told, count = self._nats(model.decoder, memory, chunk)
             nats, words = nats + told, words + count
             rewards += self._rewards(model.decoder, memory, chunk)
-        return ValidationScores(nats / max(1, words), sum(rewards) / max(1, len(rewards)))
+        if not words:
+            return ValidationScores(math.nan, 0.0)
+        return ValidationScores(nats / words, sum(rewards) / len(rewards))
 
     def _nats(self, decoder: Decoder, memory: Memory, chunk: Sequence[Sample]) -> tuple[float, int]:
         """Nats of all references' words together, and how many words they are, ends included."""

@@ -14,10 +14,7 @@ __all__ = ["event_line"]
 def event_line(event: Event, as_json: bool = False) -> str:
     """Return the event as JSON, or as time, type, camera and what happened."""
     if as_json:
-        return json.dumps(
-            {"id": event.id, "type": event.type, "time": event.time, "data": event.data},
-            ensure_ascii=False,
-        )
+        return json.dumps(event.envelope, ensure_ascii=False)
     kind = event.type.removeprefix("watchword.")
     data = event.data
     severity = f" [{data['severity']}]" if "severity" in data else ""

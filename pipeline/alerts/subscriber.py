@@ -45,6 +45,8 @@ class Event:
     time: str
     data: dict[str, Any]
     stream_id: str
+    envelope: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The whole event as it was published (``docs/events.schema.json``)."""
 
     @property
     def camera(self) -> str:
@@ -331,7 +333,7 @@ def _parse(entry: Any) -> tuple[str, Event | None]:
         data = event["data"]
         if not isinstance(data, dict) or "camera" not in data:
             raise ValueError("no data of a camera")
-        return stream_id, Event(event["id"], event["type"], event["time"], data, stream_id)
+        return stream_id, Event(event["id"], event["type"], event["time"], data, stream_id, event)
     except (KeyError, TypeError, ValueError):
         log.warning("entry %s of the stream is no event of ours; passed over", stream_id)
         return stream_id, None

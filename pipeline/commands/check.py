@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from pipeline.alerts.faces import face_finder
 from pipeline.camera_specs import camera_specs
 from pipeline.commands.common import SHIPPED_RULES, ExitCode
 from pipeline.config import Config, load_config
+from pipeline.errors import WrongUse
 from pipeline.outputs.lines import to_json_line
 from pipeline.rules import check_examples, load_rules
 from pipeline.run_setup import names_of_no_camera
@@ -51,6 +53,12 @@ def problems_in(file: Path) -> tuple[list[Problem], str]:
         return list(error.problems), ""
     problems, cameras = _of_cameras(file, config)
     rules, count = _of_rules(file, config, cameras)
+    if config.snapshots.blur_faces:
+        try:
+            face_finder()
+        except WrongUse as error:
+            line = line_of(file, ("snapshots", "blur_faces"))
+            problems.append(Problem(str(file), line, str(error)))
     return problems + rules, f"cameras: {len(config.cameras)}, rules: {count}"
 
 

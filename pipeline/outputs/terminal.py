@@ -129,7 +129,7 @@ class TerminalView:
             row = self._row(alert.stamp.camera)
             if alert.state is AlertState.ENDED:
                 row.open_alerts.discard(alert.id)
-            else:
+            elif alert.state is not AlertState.ESCALATED:  # that may come when it is over
                 row.open_alerts.add(alert.id)
         if alert.state is AlertState.UPDATED:
             return

@@ -148,7 +148,10 @@ def alert_panel(alert: Alert) -> Panel:
 def alert_text(alert: Alert) -> Text:
     """Say an alert, or its end, on one line."""
     over = alert.state is AlertState.ENDED
-    head = "alert over" if over else f"ALERT {alert.severity}"
+    new = f"ALERT {alert.severity}"
+    head = {AlertState.ENDED: "alert over", AlertState.ESCALATED: f"{new} not answered:"}.get(
+        alert.state, new
+    )
     where = f" {printable(alert.rule)}  {alert.stamp.camera}  {shown_time(alert.stamp)}  "
     seen = "once" if alert.count == 1 else f"{alert.count} times"
     unspoken = "" if any(found.matched for found in alert.keywords) else f"{_matched(alert)} "

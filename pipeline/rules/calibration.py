@@ -155,6 +155,12 @@ def calibrate(
     if not served:
         tags = ", ".join(rule.spec.tags) or "it has none: give it 'tags'"
         raise WrongUse(f"no label has a tag of rule {rule_name!r} ({tags})")
+    cameras = sorted({caption.stamp.camera for caption in stored})
+    if unknown := sorted({label.camera for label in labels} - set(cameras)):
+        raise WrongUse(
+            f"a label is of camera {unknown[0]!r}, and no caption is; there are "
+            f"{', '.join(cameras)}"
+        )
     hours = _normal_hours(stored, served)
     if hours == 0:
         raise WrongUse("there is no footage without such a label, so no false alert can be seen")
