@@ -42,7 +42,8 @@ def run(
         on_alert: Called with each revision of an alert, in the same way.
 
     Returns:
-        The accounting; its ``error`` tells whether a stage failed.
+        The accounting; its ``error`` tells whether a stage failed, that of each of its ``cameras``
+        whether its source did.
 
     Raises:
         ConfigError: The configuration or the rules cannot be used.

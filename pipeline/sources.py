@@ -144,7 +144,8 @@ def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:
     """Turn ``[NAME=]SOURCE`` (globs and folders of videos too) into sources with unique names.
 
     Raises:
-        SourceError: The first source that cannot be used, or a name given twice.
+        SourceError: A source that cannot be used, and of a folder or pattern all of them, a line
+            each; or a name given twice.
 
     """
     named: list[tuple[str, Source]] = []
@@ -157,14 +158,26 @@ def expand_sources(texts: Sequence[str]) -> list[tuple[str, Source]]:
                 f"{given}: one name for {len(sources)} recordings; leave it out, "
                 "and each is named after its file"
             )
+        _check_all(sources)
         for source in sources:
-            check_source(source)
             if given is not None and given in taken:
                 raise SourceError(f"the camera name {given!r} is given twice; choose another")
             name = given if given is not None else _unique(_name_of(source), taken)
             taken.add(name)
             named.append((name, source))
     return named
+
+
+def _check_all(sources: Sequence[Source]) -> None:
+    """Check what stands for one text; a folder's bad files are told together."""
+    wrong = []
+    for source in sources:
+        try:
+            check_source(source)
+        except SourceError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise SourceError("\n".join(wrong))
 
 
 def check_source(source: Source) -> None:

@@ -236,3 +236,13 @@ def test_the_sampler_looks_at_the_asked_rate(fps: int, analysis_fps: int):
     sampler = Ticks(analysis_fps)
     seen = sum(sampler.take(k / fps) for k in range(fps * 20))
     assert abs(seen - 20 * min(fps, analysis_fps)) <= 1
+
+
+def test_all_files_of_a_folder_that_cannot_be_used_are_told_at_once(tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "b.mp4").write_text("no video at all, but a text")
+    with pytest.raises(SourceError) as told:
+        expand_sources([str(tmp_path)])
+    first, second = str(told.value).splitlines()
+    assert "a.mp4: is empty" in first
+    assert "b.mp4: is text" in second
