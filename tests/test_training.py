@@ -660,6 +660,12 @@ def test_a_cache_of_other_pictures_is_built_anew(
         maps()
 
 
+def test_keys_of_ones_own_are_passed_over(tmp_path: Path):
+    own = {"image_id": 3, "scene_id": 4, "weather": "rain", "images": ["a.png"]}
+    root = own_footage(tmp_path, {"image": "a.png", "captions": ["a red wall"], **own})
+    assert [sample.key for sample in read_samples(root)] == ["mine/images/a.png"]
+
+
 def test_a_scene_on_two_sides_of_a_split_is_refused(tmp_path: Path):
     root = own_footage(
         tmp_path,

@@ -245,11 +245,14 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _refuse_misspelt(keys: Iterable[str]) -> None:
-    """Refuse keys that are nearly ours: what a misspelt split or hazard says would be lost."""
-    for key in keys:
+def _refuse_misspelt(line: Collection[str]) -> None:
+    """Refuse keys that are nearly ours: what a misspelt split or hazard says would be lost.
+
+    Others may stand there (``image_id``), and one that is like a key which is there as well.
+    """
+    for key in line:
         near = difflib.get_close_matches(key, _KEYS, 1, 0.75)
-        if near and key not in _KEYS:
+        if near and near[0] not in line and not key.startswith(f"{near[0]}_"):
             raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
 
 
