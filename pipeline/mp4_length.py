@@ -62,21 +62,21 @@ def _boxes(file: BinaryIO, begin: int, end: int) -> Iterator[_Box]:
 
 
 def _duration_s(file: BinaryIO, moov: _Box) -> float:
-    """Seconds of the longest track of pictures, as its edit list shows it; 0 where none tells.
+    """Seconds of the longest track of pictures, as its edit list shows it; 0 where nothing tells.
 
     The movie header's own duration is that of the longest track of any kind: sound may outlast
-    the pictures.
+    the pictures. So it counts only where no such track tells its own.
     """
-    scale, longest = 0, 0
+    scale = longest = whole = 0
     for box in _boxes(file, moov.begin, moov.end):
         if box.name == b"mvhd":
             content = _content(file, box)
-            scale = int.from_bytes(
-                content[20:24] if content[:1] == b"\1" else content[12:16], "big"
-            )
+            wide = content[:1] == b"\1"
+            scale = _number(content[20:24] if wide else content[12:16])
+            whole = _number(content[24:32] if wide else content[16:20])
         elif box.name == b"trak":
             longest = max(longest, _ticks_of_pictures(file, box))
-    return longest / (scale or 1)
+    return (longest or whole) / (scale or 1)
 
 
 def _ticks_of_pictures(file: BinaryIO, track: _Box) -> int:
@@ -85,13 +85,16 @@ def _ticks_of_pictures(file: BinaryIO, track: _Box) -> int:
     for box in _boxes(file, track.begin, track.end):
         if box.name == b"tkhd":
             content = _content(file, box)
-            ticks = int.from_bytes(
-                content[28:36] if content[:1] == b"\1" else content[20:24], "big"
-            )
+            ticks = _number(content[28:36] if content[:1] == b"\1" else content[20:24])
         elif box.name == b"mdia":
             handlers = [b for b in _boxes(file, box.begin, box.end) if b.name == b"hdlr"]
             shows_pictures = any(_content(file, b)[8:12] == b"vide" for b in handlers)
     return ticks if shows_pictures else 0
+
+
+def _number(field: bytes) -> int:
+    """An unsigned number; 0 for all ones, which say that it is not known."""
+    return 0 if field == b"\xff" * len(field) else int.from_bytes(field, "big")
 
 
 def _content(file: BinaryIO, box: _Box) -> bytes:

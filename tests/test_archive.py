@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import tempfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import run_stream
-from pipeline.captioner import CaptionedFrame
 from pipeline.commands.found import moments
 from pipeline.errors import WrongUse
-from pipeline.messages import (
-    Alternative,
-    Caption,
-    Concept,
-    FrameRef,
-    FrameStamp,
-    Region,
-    SourceEnd,
-    Word,
-)
+from pipeline.messages import Alternative, Caption, Concept, FrameStamp, Region, Word
 from pipeline.outputs.lines import caption_line, to_json_line
-from pipeline.rules import ReviewBook, RuleEngine
-from pipeline.rules.ruleset import make_rules
-from pipeline.rules.schema import RulesFile
-from pipeline.rules.stage import RuleStage, RuleStagePorts
-from pipeline.store import Archive, Found, Retention, SearchQuery, Store, StoreError
+from pipeline.store import Archive, Found, SearchQuery, Store, StoreError
 from pipeline.store.archive import fts_query
 from pipeline.store.evidence import packed_evidence, with_evidence
 
@@ -236,108 +220,6 @@ def test_a_recording_that_is_watched_again_is_found_as_it_is_told_now(tmp_path: 
     archive = Archive(path)
     assert [each.model for each in archive.captions()] == ["strip"]
     archive.close()
-
-
-def watched(
-    folder: Path,
-    said: dict[int, str],
-    *,
-    camera: str = "film",
-    start_s: float = 0,
-    whole: bool = True,
-) -> None:
-    """One run over a recording: captions at these media times; ``whole`` if it came to its end."""
-    start = START + timedelta(seconds=start_s)
-    store = Store(folder / "watchword.sqlite3")
-    store.record(state={f"recording:{camera}": str(folder / f"{camera}.mp4")})
-    for at_s, text in said.items():
-        stamp = FrameStamp(camera, at_s, start + timedelta(seconds=at_s), 0, float(at_s))
-        store.record(captions=[Caption(stamp, text, -1.0)])
-    if whole:
-        store.end_recording(camera)
-    store.close()
-
-
-def film(folder: Path, camera: str = "film", changed_s: float = 0) -> None:
-    (folder / f"{camera}.mp4").write_bytes(b"film")
-    os.utime(folder / f"{camera}.mp4", (changed_s, changed_s))
-
-
-def archived(folder: Path) -> list[str]:
-    archive = Archive(folder / "watchword.sqlite3")
-    found = sorted(each.text for each in archive.captions())
-    archive.close()
-    return found
-
-
-WATCHING = st.tuples(
-    st.sets(st.integers(0, 30), max_size=12),  # media times of its captions, in seconds
-    st.sampled_from([0, 7, 86_400]),  # how much later the recording is said to have begun
-    st.booleans(),  # whether it was watched to its end
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(WATCHING, min_size=1, max_size=4))
-def test_a_recording_is_found_as_its_newest_watching_told_it_as_far_as_that_came(
-    runs: list[tuple[set[int], int, bool]],
-):
-    expected: dict[int, str] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for camera in ("film", "zoo"):
-            film(folder, camera)
-        watched(folder, {0: "a zebra"}, camera="zoo")
-        for number, (times_s, start_s, whole) in enumerate(runs):
-            said = {at: f"run {number} at {at}" for at in sorted(times_s)}
-            watched(folder, said, start_s=start_s, whole=whole)
-            if said:
-                seen_to = 31 if whole else max(said)
-                left = {at: text for at, text in expected.items() if at > seen_to}
-                expected = {**left, **said}
-        assert archived(folder) == sorted(["a zebra", *expected.values()])
-
-
-def test_what_is_not_known_to_be_of_that_recording_stays(tmp_path: Path):
-    store = Store(tmp_path / "watchword.sqlite3")
-    at = START + timedelta(seconds=1)
-    store.record(captions=[Caption(FrameStamp("film", 1, at, 0, 1.0), "of an older version", -1.0)])
-    store.record(captions=[Caption(FrameStamp("film", 1, START, 0), "live", -1.0)])
-    store.close()
-    film(tmp_path)
-    watched(tmp_path, {2: "yesterday's film"})
-    film(tmp_path, changed_s=1)
-    watched(tmp_path, {3: "today's film"})
-    watched(tmp_path, {4: "today's film again"})
-    expected = ["live", "of an older version", "today's film again", "yesterday's film"]
-    assert archived(tmp_path) == expected
-
-
-def test_older_captions_of_a_recording_go_in_helpings(tmp_path: Path):
-    film(tmp_path)
-    watched(tmp_path, dict.fromkeys(range(1600), "old"))
-    watched(tmp_path, {700: "new"})
-    assert len(archived(tmp_path)) == 600, "a helping at the caption and one at the end"
-    store = Store(tmp_path / "watchword.sqlite3")
-    while store.prune(Retention()):
-        pass
-    store.close()
-    assert archived(tmp_path) == ["new"]
-
-
-def test_the_end_of_a_recording_takes_its_older_captions(tmp_path: Path):
-    film(tmp_path)
-    watched(tmp_path, {0: "old", 9: "old"})
-    store = Store(tmp_path / "watchword.sqlite3")
-    store.record(state={"recording:film": str(tmp_path / "film.mp4")})
-    rules = make_rules(RulesFile.model_validate({"rules": [{"name": "x", "keywords": ["dog"]}]}))
-    ports = RuleStagePorts(lambda ref: None, lambda ref: None, lambda: None, str)  # type: ignore[arg-type, return-value]
-    stage = RuleStage(RuleEngine(rules), ReviewBook(rules), store, ports)
-    stamp = FrameStamp("film", 3, START, 0, 3.0)
-    frame = CaptionedFrame(Caption(stamp, "new", -1.0), FrameRef(stamp, 0, 64, 48))
-    assert len(list(stage.process([frame, SourceEnd("film")]))) == 2
-    store.close()
-    assert archived(tmp_path) == ["new"]
 
 
 def test_a_store_is_given_by_its_folder_too_and_tells_times_of_the_recorders_clock(

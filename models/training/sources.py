@@ -251,7 +251,7 @@ def _refuse_misspelt(line: Collection[str]) -> None:
     Others may stand there (``image_id``), and one that is like a key which is there as well.
     """
     for key in line:
-        near = difflib.get_close_matches(key, _KEYS, 1, 0.75)
+        near = difflib.get_close_matches(key, _KEYS, 1, 0.86)
         if near and near[0] not in line and not key.startswith(f"{near[0]}_"):
             raise ValueError(f"unknown key {key!r}; did you mean {near[0]!r}?")
 

@@ -6,6 +6,7 @@ one of alerts, as people would get them, and not one of captions.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pipeline.rules.track import Track
 from pipeline.yaml_models import ConfigError, Problem, Strict
 
 __all__ = ["Label", "Point", "Threshold", "calibrate", "chosen", "read_labels"]
+
+log = logging.getLogger(__name__)
 
 LATE = timedelta(seconds=5)  # an alert may start so long after its event: windows reach back
 _MAPPINGS = ("concepts", "or_concepts", "probes", "or_probes")
@@ -134,6 +137,19 @@ class Point:
     false: int = 0
 
 
+def _refuse_strangers(labels: Sequence[Label], captions: Sequence[Caption]) -> None:
+    """Say which labels no caption can meet; refuse where that is all of them."""
+    cameras = sorted({caption.stamp.camera for caption in captions})
+    if unknown := sorted({label.camera for label in labels} - set(cameras)):
+        said = (
+            f"a label is of camera {unknown[0]!r}, and no caption is; there are "
+            f"{', '.join(cameras)}"
+        )
+        if all(label.camera in unknown for label in labels):
+            raise WrongUse(said)
+        log.warning("%s; its events count as missed", said)
+
+
 def calibrate(
     captions: Iterable[Caption],
     labels: Sequence[Label],
@@ -155,12 +171,7 @@ def calibrate(
     if not served:
         tags = ", ".join(rule.spec.tags) or "it has none: give it 'tags'"
         raise WrongUse(f"no label has a tag of rule {rule_name!r} ({tags})")
-    cameras = sorted({caption.stamp.camera for caption in stored})
-    if unknown := sorted({label.camera for label in labels} - set(cameras)):
-        raise WrongUse(
-            f"a label is of camera {unknown[0]!r}, and no caption is; there are "
-            f"{', '.join(cameras)}"
-        )
+    _refuse_strangers(served, stored)
     hours = _normal_hours(stored, served)
     if hours == 0:
         raise WrongUse("there is no footage without such a label, so no false alert can be seen")

@@ -97,7 +97,8 @@ class Lifecycle:
         if track.step_started_at == track.alert.first_seen:
             # The absence that it tells of may last (a schedule closed, a run was stopped); what
             # comes of that later is another alert, which must not bear this one's id.
-            track.step_started_at = stamp.captured_at
+            # Named by its last caption: when the end is noticed differs from run to run.
+            track.step_started_at = track.alert.last_seen
         if track.last_match_s is not None:
             track.cooldown_until_s = track.last_match_s + self._rule.cooldown_s
         track.alert = None

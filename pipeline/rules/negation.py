@@ -82,6 +82,15 @@ _PLURALS = frozenset({"children", "men", "people", "women"})
 _NOUNS = 2  # words that may stand between a cue and its noun beside those: "rusty kitchen" knife
 _MODIFIERS = frozenset({("toy",), ("fake",), ("mock",), ("staged",)})
 _HAVING = frozenset({"carry", "have", "hold", "wear", "with"})
+# Who acts, where it is said of nobody: "with no people fighting", "without any car crashing".
+_WHO = (
+    "anybody anyone boy boys car cars child children girl girls man men people person persons "
+    "truck trucks vehicle vehicles woman women"
+)
+_ACTORS = frozenset(_WHO.split(" "))
+# Things that no verb is called like: "no hand guns", and yet "fires a gun".
+_WHAT = "flame gun handgun knife machete pistol rifle sword weapon"
+_THINGS = frozenset(_WHAT.split(" "))
 _AUXILIARY = frozenset({"be", "get", "have"})
 
 
@@ -147,9 +156,11 @@ def _is_over(tokens: Sequence[Token], words: tuple[str, ...], end: int, begin: i
             if nouns:
                 return True
         elif _BEFORE_A_NOUN.isdisjoint(token.lemmas) and not token.form.endswith("ly"):
-            if plural or (nouns and _is_verb(tokens, at, many)):
+            if plural or (nouns and _is_verb(tokens, at, many or _is_joined(tokens, at))):
                 return True
             nouns, plural = nouns + 1, _is_plural(token)
+    if _goes_on(tokens, begin):
+        return _has_object(tokens, begin)
     if plural or nouns > _NOUNS:
         return True
     return (nouns > 0 or words == ("toy",)) and _is_verb(tokens, begin, many)
@@ -163,12 +174,31 @@ def _is_plural(token: Token) -> bool:
 
 def _is_verb(tokens: Sequence[Token], at: int, many: bool) -> bool:
     """Whether a word behind a noun is a verb; ``many`` says that it may be a noun's plural."""
-    token, following = tokens[at], tokens[at + 1 : at + 2]
-    if any(t.clause == token.clause and t.form in _AFTER_A_VERB for t in following):
+    token = tokens[at]
+    if _has_object(tokens, at):
         return True
+    if not _THINGS.isdisjoint(token.lemmas):
+        return False
     if token.form.endswith(("s", "ing")):
         return not many and not token.form.endswith("ss")
     return lemma_of(token.form) != token.form and token.form not in _PLURALS  # "fell", "punched"
+
+
+def _has_object(tokens: Sequence[Token], at: int) -> bool:
+    """Whether what stands behind a word makes a verb of it: "fights another man"."""
+    following = tokens[at + 1 : at + 2]
+    return any(t.clause == tokens[at].clause and t.form in _AFTER_A_VERB for t in following)
+
+
+def _is_joined(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a word is one of several by "and"; an article begins something else."""
+    return tokens[at - 1].form == "and"
+
+
+def _goes_on(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a noun phrase goes on: "no smoke and flames", "no people fighting"."""
+    acts = tokens[at].form.endswith("ing") and tokens[at - 1].form in _ACTORS
+    return acts or _is_joined(tokens, at)
 
 
 def _cue_between(tokens: Sequence[Token], at: int, begin: int) -> str | None:

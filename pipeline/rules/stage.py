@@ -30,6 +30,8 @@ STATE_PREFIX = "rules:"
 _LAST_TRIES, _TRY_EVERY_S = 10, 0.5
 _LOOK_EVERY_S = 1.0
 """So often cameras that fell silent are looked for while others go on."""
+_LATE_S = 15.0
+"""A camera's caption may come so much later than another's of the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,6 @@ class RuleStage:
     ) -> None:
         self._engine = engine
         self._book = book
-        self._store = store
         self._backlog: Backlog[Judged] = Backlog(store)
         self._ports = ports
         self.started: Counter[str] = Counter()
@@ -154,17 +155,13 @@ class RuleStage:
         self._ended.append(source)
         alerts = self._engine.flush(source.camera)
         self._engine.forget(source.camera)
-        yield from self._record(None, alerts, {}) if alerts else ()
-        try:
-            self._store.end_recording(source.camera)
-        except StoreError as error:
-            log.warning("older captions of %s stay beside the new: %s", source.camera, error)
+        return self._record(None, alerts, {}) if alerts else ()
 
     def _end_silent(self, items: Sequence[CaptionedFrame | SourceEnd]) -> Iterable[Judged]:
         """End the alerts of live cameras that have given nothing for too long.
 
-        Now is when the newest frame was grabbed, for its caption may come late, and those of
-        other cameras no less; without captions it is what the clock says.
+        Now is a little before the newest frame was grabbed, for captions come late, and those of
+        one camera later than another's; without captions it is what the clock says.
         """
         grabbed = [
             item.caption.stamp.captured_monotonic_ns / 1e9
@@ -172,7 +169,7 @@ class RuleStage:
             if not isinstance(item, SourceEnd)
         ]
         if items:
-            now_s = max(grabbed, default=self._looked_s)
+            now_s = max(grabbed, default=0.0) - _LATE_S
             if now_s - self._looked_s < _LOOK_EVERY_S:
                 return
         else:

@@ -76,21 +76,7 @@ WHEN old.text IS NOT new.text BEGIN
     INSERT INTO caption_text (rowid, text) VALUES (new.id, new.text);
 END;
 """
-# Which watching of which recording a caption is of; see pipeline/store/watches.py. Those of live
-# cameras, and those that an older version has archived, are of none.
-_WATCHES = """
-CREATE TABLE watch (
-    id INTEGER PRIMARY KEY,
-    camera TEXT NOT NULL,
-    recording TEXT NOT NULL,
-    replaced INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX watch_recording ON watch (camera, recording);
-CREATE INDEX watch_replaced ON watch (id) WHERE replaced;
-ALTER TABLE caption ADD COLUMN watch INTEGER;
-CREATE INDEX caption_watch ON caption (watch, media_time_s) WHERE watch IS NOT NULL;
-"""
-_STEPS = (_FIRST, _SINKS, _STATE_BY_CAMERA, _EVIDENCE, _WATCHES)
+_STEPS = (_FIRST, _SINKS, _STATE_BY_CAMERA, _EVIDENCE)
 SCHEMA_VERSION = len(_STEPS)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.messages import Caption
-from pipeline.store import watches
 from pipeline.store.evidence import packed_evidence
 from pipeline.store.reserve import Reserve
 from pipeline.store.retention import Retention, prune
@@ -83,8 +82,6 @@ class Store:
         self._republish = republish
         self.sinks = tuple(sinks)
         self._lock = threading.Lock()
-        self._watches: dict[str, watches.Watch | None] = {}
-        """Of each recording that this run watches."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
@@ -127,8 +124,7 @@ class Store:
         a replay after a kill adds nothing. One that was published waits again, as it now is and
         under its old number: the same recording may be run into another Redis, and one that
         knows the id ignores it (unless the store was opened not to ``republish``). A caption of the
-        same frame is replaced, for a recording may be watched again with another model; so are
-        all older ones of that recording up to there (in helpings of some hundred). On a full disk
+        same frame is replaced: a recording may be watched again with another model. On a full disk
         the reserve is given up and captions are left out.
 
         Returns:
@@ -139,9 +135,8 @@ class Store:
 
         """
         with self._lock:
-            archived = () if self.short_of_space else tuple(captions)
+            archived = () if self.short_of_space else captions
             try:
-                self._begin_watches(archived)
                 return self._transact(events, state, archived)
             except StoreError:
                 if not events or not self._reserve.give_up():
@@ -152,19 +147,6 @@ class Store:
                     self.path,
                 )
                 return self._transact(events, state, ())
-
-    def end_recording(self, camera: str) -> None:
-        """Note that a recording was watched to its end: what older runs have archived of it goes.
-
-        Raises:
-            StoreError: The file cannot be written.
-
-        """
-        with self._lock:
-            watch = self._watches.pop(camera, None)
-            if watch is not None and watch.older:
-                with self._explained("written"), self._transaction("NORMAL"):
-                    watches.end(self._connection, watch)
 
     def pending(self, sink: str = REDIS, limit: int = 100) -> list[OutboxEntry]:
         """Oldest events not yet taken by a sink, in order."""
@@ -247,7 +229,6 @@ class Store:
         with self._lock, self._explained("written"):
             with self._transaction("NORMAL"):
                 gone = prune(self._connection, limits, self._clock())
-                gone += watches.drop_replaced(self._connection)
             if gone:
                 self._connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
         if self.short_of_space and self._reserve.take():
@@ -274,29 +255,18 @@ class Store:
             self._archive(captions)
         return numbers
 
-    def _begin_watches(self, captions: Sequence[Caption]) -> None:
-        """Note which recordings are watched from now on, apart: what is undone begins not twice."""
-        stamps = [caption.stamp for caption in captions]
-        for camera in {stamp.camera for stamp in stamps if stamp.position_s is not None}:
-            if camera not in self._watches:
-                with self._explained("written"), self._transaction("NORMAL"):
-                    watch = watches.begin(self._connection, camera)
-                self._watches[camera] = watch
-
     def _archive(self, captions: Iterable[Caption]) -> None:
         """Keep captions; one that is there already becomes what this run says."""
         archived_at = self._clock().isoformat()
         for caption in captions:
-            row, position_s = _caption_row(caption), caption.stamp.position_s
-            watch = None if position_s is None else self._watches.get(caption.stamp.camera)
+            row = _caption_row(caption)
             self._connection.execute(
                 "INSERT INTO caption"
-                " (camera, sequence, time, media_time_s, text, log_probability, archived_at, watch)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (camera, time, sequence) DO UPDATE"
-                " SET media_time_s = excluded.media_time_s, text = excluded.text,"
-                " log_probability = excluded.log_probability,"
-                " archived_at = excluded.archived_at, watch = excluded.watch",
-                (*row, archived_at, None if watch is None else watch.id),
+                " (camera, sequence, time, media_time_s, text, log_probability, archived_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (camera, time, sequence) DO UPDATE SET"
+                " text = excluded.text, log_probability = excluded.log_probability,"
+                " archived_at = excluded.archived_at",
+                (*row, archived_at),
             )
             camera, sequence, time, *_ = row
             self._connection.execute(
@@ -304,8 +274,6 @@ class Store:
                 " WHERE camera = ? AND time = ? AND sequence = ?",
                 (packed_evidence(caption), camera, time, sequence),
             )
-            if watch is not None and position_s is not None:
-                watches.drop_seen(self._connection, watch, position_s)
 
     @contextlib.contextmanager
     def _transaction(self, synchronous: str) -> Iterator[None]:
