@@ -414,11 +414,13 @@ def _digest(text: str) -> str:
 def _refuse_another(file: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
     """Refuse the state of a training that is not this one.
 
+    What the version that wrote it did not note, such as a newer key, is not held against it.
+
     Raises:
         DataError: It is another's; the text names what differs.
 
     """
-    if other := [part for part, value in ours.items() if theirs.get(part) != value]:
+    if other := [part for part, value in ours.items() if theirs.get(part, value) != value]:
         raise DataError(
             f"{file} is of another training ({', '.join(other)} differ); name another --output, "
             "or delete it to begin anew"
