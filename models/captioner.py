@@ -369,7 +369,7 @@ class Captioner(nn.Module):
 
         """
         if not clips:
-            nothing = np.zeros((0, len([self._concept_index(word) for word in words])), np.float32)
+            nothing = np.zeros((0, len(words)), np.float32)
             return (nothing, []) if return_regions else nothing
         windows = self.windows(clips)
         found, evidence = self.detect_windows(windows, words)

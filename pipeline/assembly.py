@@ -48,9 +48,7 @@ class Run:
     def __init__(self, setup: Setup, view: View | None = None) -> None:
         self.setup = setup
         self.config, self.specs, self.rules = setup.config, setup.specs, setup.rules
-        # Nobody waits for what is shown, but recordings for a slow reader: he is to have it all.
-        live = any(spec.source.live for spec in setup.specs)
-        self.view = Screen(view or Printer(), waits=not live)
+        self.view = Screen(view or Printer(), waits=_can_wait(setup))
         self._cameras = {spec.name: spec for spec in self.specs}  # with those removed by a reload
         self._reloader: Reloader | None = None
         self._stack = ExitStack()
@@ -255,6 +253,7 @@ class Run:
         self._marks.forget(self._cameras if found.rules else {spec.name for spec in found.changed})
         for spec in found.added:
             self._outputs.add(self._camera_source(spec))
+        self.view.waits = _can_wait(setup)
         self.chain.apply(setup, found)
         asked = {*self.rules.concepts, *self.rules.probes}
         if new := sorted({*setup.rules.concepts, *setup.rules.probes} - asked):
@@ -348,6 +347,11 @@ class Run:
             interrupted=self._interrupted,
             error=None if error is None else redact(str(error)),
         )
+
+
+def _can_wait(setup: Setup) -> bool:
+    """Whether all may wait for a slow reader of what is shown: recordings lose nothing by it."""
+    return not any(spec.source.live for spec in setup.specs)
 
 
 def _unwatched(setup: Setup) -> str | None:

@@ -17,7 +17,8 @@ class LogLines(logging.Handler):
     """Writes to what ``sys.stderr`` is at the time: a live table puts such lines above itself.
 
     It writes from a thread of its own. A reader that has stopped (Ctrl-S) loses lines when
-    ``most_waiting`` wait; how many is told when it reads again.
+    ``most_waiting`` wait; how many is told when it reads again. (The standard library's queue
+    listener counts nothing and waits at its end for as long as nobody reads.)
     """
 
     def __init__(self, most_waiting: int = _MOST_WAITING) -> None:

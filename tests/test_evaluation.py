@@ -248,6 +248,7 @@ def test_what_nobody_labelled_is_in_no_figure_of_hazards():
         ([{"image": "a.png", "captions": "a man"}], "captions must be a list"),
         ([{"image": "a.png", "captions": ["x"], "hazard": ["fires"]}], "did you mean 'fire'"),
         ([{"image": "a.png", "captions": ["x"]}] * 2, "listed more than once"),
+        ([{"image": "a.png", "captions": ["x"], "hazzard": []}], "did you mean 'hazard'"),
     ],
 )
 def test_a_file_of_pictures_is_checked_as_training_data_are(

@@ -134,6 +134,16 @@ def test_recordings_wait_for_a_slow_reader_and_not_for_one_who_has_stopped() -> 
     assert len(slow.calls) == 20
     assert screen.dropped() == {}
 
+    live = Shown()
+    screen = Screen(live, waits=True, most_waiting=2)
+    screen.start()
+    screen.waits = False  # a live camera has been added to the recordings
+    for each in some_captions(20):
+        screen.caption(each)
+    assert screen.dropped() == {"captions": 18}
+    live.read.set()
+    screen.close()
+
     stopped = Shown()
     screen = Screen(stopped, waits=True, most_waiting=2, patience_s=2.0)
     screen.start()

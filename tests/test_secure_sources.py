@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -162,6 +163,22 @@ def test_what_speaks_another_protocol_is_told_at_once():
         threading.Thread(target=greet, daemon=True).start()
         source = parse_source(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x")
         assert "does not speak rtsp; check the port" in str(explain_network(source, 20.0))
+
+
+def test_a_server_that_dribbles_its_answer_is_not_waited_for_to_its_end():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"RTSP/1.0 200 OK\r\n")
+                for _ in range(200):  # never longer without a byte than the time-out
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        threading.Thread(target=dribble, daemon=True).start()
+        source = parse_source(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/x")
+        assert "does not answer within 1 s" in str(explain_network(source, 1.0))
 
 
 @pytest.mark.parametrize("key_frames_only", [False, True])

@@ -745,7 +745,7 @@ def test_an_epoch_is_judged_on_pictures_and_clips_with_any_number_of_captions(
 
 
 def test_where_nothing_is_held_out_no_figure_is_made_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     model = trainer(tmp_path, monkeypatch).average.module
     found = Validation([], made_cache(), Vocabulary.build(["a dog"], 1), CiderReward([[(4, END)]]))(

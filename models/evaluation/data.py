@@ -24,6 +24,7 @@ from models.training.sources import (
     hazards_of,
     read_pictures,
     read_samples,
+    refuse_misspelt,
     refuse_twice,
 )
 
@@ -130,6 +131,7 @@ def _read_file(file: Path) -> Iterator[Sample]:
     for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             line = json.loads(text)
+            refuse_misspelt(line)
             image = str(file.parent / line["image"])
             captions, hazards = captions_of(line), hazards_of(line)
         except (ValueError, KeyError, TypeError) as error:

@@ -95,16 +95,16 @@ class Trainer:
         captions = [c for s in self.train if not s.clip for c in s.captions]
         spoken = [_neutral(s) for s in samples if s.split in config.words_from]
         self.vocabulary = _vocabulary(spoken, config.min_word_count)
-        concepts = concept_words(captions, config.concept_min_count)
         self.start = start if start is None else with_words(start, self.vocabulary.said)
-        if self.start is not None:
-            self.vocabulary, concepts = self.start.vocabulary, [*self.start.concept_words]
+        if self.start is None:
+            concepts: Sequence[str] = concept_words(captions, config.concept_min_count)
+        else:
+            self.vocabulary, concepts = self.start.vocabulary, self.start.concept_words
         self.reward = CiderReward([[self._tokens(c) for c in s.captions] for s in self.train])
         judged = held_out(samples, config.validate_on)
         log.info("%d samples to learn from, %d to judge by", len(self.train), len(judged))
         self.validation = Validation(judged, source, self.vocabulary, self.reward)
         self.labels = ConceptLabels(concepts, config.hazard_weight)
-        torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = self._encoder()
         self.model = CaptionerTraining(self.encoder, self._decoder(), config.frozen_stages).to(

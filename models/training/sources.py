@@ -44,6 +44,7 @@ __all__ = [
     "read_pictures",
     "read_samples",
     "refuse_missing",
+    "refuse_misspelt",
     "refuse_twice",
 ]
 
@@ -245,10 +246,14 @@ def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _refuse_misspelt(line: Collection[str]) -> None:
+def refuse_misspelt(line: Collection[str]) -> None:
     """Refuse keys that are nearly ours: what a misspelt split or hazard says would be lost.
 
     Others may stand there (``image_id``), and one that is like a key which is there as well.
+
+    Raises:
+        ValueError: One is; the text names ours.
+
     """
     for key in line:
         near = difflib.get_close_matches(key, _KEYS, 1, 0.86)
@@ -257,7 +262,7 @@ def _refuse_misspelt(line: Collection[str]) -> None:
 
 
 def _samples_of(line: dict[str, Any], folder: Path) -> Iterator[Sample]:
-    _refuse_misspelt(line)
+    refuse_misspelt(line)
     data_set = folder.name
     files = {kind: line[kind[:-1]] for kind in ("images", "clips") if line.get(kind[:-1])}
     if not files:

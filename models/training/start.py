@@ -37,23 +37,21 @@ def load_start(config: TrainingConfig) -> Captioner | None:
     if not config.start:
         return None
     start = load_captioner(config.start, device="cpu", runtime="eager")
-    stages = {branch.lower_stages for branch in [start.encoder.evidence] if branch is not None}
-    stages |= {closer.after for closer in [start.closer] if closer is not None}
+    stages = config.frozen_stages
+    if start.encoder.evidence is not None:
+        stages = start.encoder.evidence.lower_stages
+    elif start.decoder.readout is not None:
+        # Hazards are told by the features of captions: were these to learn, the same thresholds
+        # would stand for something else.
+        stages = len(start.encoder.stages())
     is_so = {
         "encoder": (config.encoder, start.encoder.name),
         "input_size": (config.input_size, start.input_size),
-        "frozen_stages": (config.frozen_stages, next(iter(stages), config.frozen_stages)),
+        "frozen_stages": (config.frozen_stages, stages),
     }
     for key, (asked, has) in is_so.items():
         if asked != has:
             raise TrainingConfigError(f"{key}: {config.start} has {has}, not {asked}; say {has}")
-    whole = len(start.encoder.stages())
-    told_by_what_learns = start.decoder.readout is not None and start.encoder.evidence is None
-    if told_by_what_learns and config.frozen_stages < whole:
-        raise TrainingConfigError(
-            f"frozen_stages: {config.start} tells hazards by the features of its captions, and "
-            f"would tell them otherwise, under the same thresholds; say {whole}"
-        )
     if config.readout or config.evidence_branch:
         raise TrainingConfigError(
             f"readout, evidence_branch: {config.start} keeps its own; leave both out, and fit them "

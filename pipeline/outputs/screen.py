@@ -52,11 +52,12 @@ class Screen:
         most_waiting: int = _MOST_WAITING,
         patience_s: float | None = None,
     ) -> None:
-        self._shown, self._waits = shown, waits
+        self._shown = shown
+        self.waits = waits
+        """May be set at any time: a live camera may be added to recordings."""
         self._display = shown if isinstance(shown, Display) else None
         self._most_waiting = most_waiting
-        usual_s = _PATIENCE_WITH_A_SLOW_READER_S if waits else _PATIENCE_S
-        self._patience_s = usual_s if patience_s is None else patience_s
+        self._given_patience_s = patience_s
         self._waiting: deque[tuple[str, Callable[[], None]]] = deque()
         self._progress: dict[str, tuple[float, float | None]] = {}  # the newest that waits
         self._changed = threading.Condition()
@@ -141,6 +142,11 @@ class Screen:
             self._waiting.append((what, show))
             self._changed.notify_all()
 
+    @property
+    def _patience_s(self) -> float:
+        usual_s = _PATIENCE_WITH_A_SLOW_READER_S if self.waits else _PATIENCE_S
+        return usual_s if self._given_patience_s is None else self._given_patience_s
+
     def _has_room(self, limit: int) -> bool:
         """Whether one more may wait; a reader who reads on is waited for, where ``waits`` is set.
 
@@ -150,7 +156,7 @@ class Screen:
         def is_room() -> bool:
             return len(self._waiting) < limit or self.error is not None
 
-        worth_waiting = self._waits and not is_room() and self._done != self._stopped_at
+        worth_waiting = self.waits and not is_room() and self._done != self._stopped_at
         if worth_waiting and not self._changed.wait_for(is_room, self._patience_s):
             self._stopped_at = self._done
         return is_room()
