@@ -104,9 +104,11 @@ def test_the_subscriber_of_the_documents_outlives_a_camera_that_goes_offline(
 ):
     data = {"camera": "lobby", "rule": "fire", "caption": "a fire burns"}
     offline = {"camera": "lobby", "reason": "no new frame"}
+    answer = {"camera": "lobby", "rule": "fire", "alert_id": "a1", "by": "ann"}
     events = [
         Event("1", "watchword.alert.started", "10:00", data, "1-1"),
         Event("2", "watchword.camera.offline", "10:01", offline, "1-2"),
+        Event("3", "watchword.alert.acknowledged", "10:02", answer, "1-3"),
     ]
     monkeypatch.setattr("pipeline.alerts.subscribe", lambda *_, **__: iter(events))
     text = (ROOT / "docs" / "alerts.md").read_text()
@@ -115,6 +117,7 @@ def test_the_subscriber_of_the_documents_outlives_a_camera_that_goes_offline(
     )
     exec(example, {})
     assert capsys.readouterr().out.splitlines() == [
-        "10:00 lobby fire a fire burns",
-        "10:01 lobby watchword.camera.offline no new frame",
+        "10:00 lobby watchword.alert.started fire a fire burns",
+        "10:01 lobby watchword.camera.offline None None",
+        "10:02 lobby watchword.alert.acknowledged fire None",
     ]
